@@ -34,4 +34,3 @@ mod server;
 mod tls;
 #[path = "http/users.rs"]
 mod users;
-mod usersig;

@@ -154,7 +154,9 @@ const ARROWS: &[Arrow] = &[
     // It comes in over HTTP like everybody else.
     (
         "demo",
-        &["api", "presence", "schema", "backoff", "cause", "clock", "random", "tasks"],
+        &[
+            "api", "presence", "schema", "backoff", "cause", "clock", "random", "tasks",
+        ],
     ),
     (
         "command",

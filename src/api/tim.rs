@@ -95,7 +95,7 @@ pub struct TimUser<'a> {
     /// Of `querystate`: the same.
     #[serde(rename = "State", skip_serializing_if = "Option::is_none")]
     pub state: Option<&'a str>,
-    /// If it is wanted; empty if there is none.
+    /// If it is wanted; empty if the user has set no text.
     #[serde(rename = "CustomStatus", skip_serializing_if = "Option::is_none")]
     pub custom_status: Option<&'a str>,
     /// If it is wanted: each platform on which the user is not offline.

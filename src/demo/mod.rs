@@ -56,7 +56,7 @@ pub fn start(settings: DemoSettings, clock: Arc<dyn Clock>) -> Demo {
             Ok(poster) => poster,
             Err(error) => {
                 tracing::warn!(%error, "cannot make a client for the simulated users, running without them");
-                return;
+                return End::Asked;
             }
         };
         loop {

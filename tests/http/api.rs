@@ -3,7 +3,6 @@
 
 use crate::client::{Client, Received, Reply};
 use crate::house::{House, connect, on, says, wait_until};
-use crate::usersig::signed_query;
 use rollcall::api::openapi::document;
 use rollcall::api::routes::{Need, ROUTES, Route, RouteId};
 use rollcall::config::{Credential, Scopes, Tim, TimUnknown};
@@ -94,9 +93,6 @@ fn every_route_is_served_and_needs_what_the_table_says() {
     }
 }
 
-const APP: u64 = 1_400_000_000;
-const TIM_KEY: &str = "5bd2850fff3ecb11d7c805251c51ee46";
-
 /// Path and body of a request that does what the route is for.
 fn example_request(route: &Route) -> (String, String) {
     let body = match route.id {
@@ -112,12 +108,11 @@ fn example_request(route: &Route) -> (String, String) {
         RouteId::ChangesQuery | RouteId::KicksQuery => json!({"after": "latest"}).to_string(),
         RouteId::Outcomes => json!({"watch": [0]}).to_string(),
         RouteId::TimKick | RouteId::TimQueryOnlineStatus | RouteId::TimQueryState => {
-            let query = signed_query(APP, TIM_KEY, "administrator", 1);
             let body = match route.id {
                 RouteId::TimKick => json!({"UserID": "bob"}),
                 _ => json!({"To_Account": ["bob"]}),
             };
-            return (format!("{}?{query}", route.path), body.to_string());
+            return (signed(route.path), body.to_string());
         }
         RouteId::User
         | RouteId::UserById
@@ -151,13 +146,7 @@ fn example_request(route: &Route) -> (String, String) {
 /// It asks every route, so a new route cannot forget its trace.
 #[test]
 fn exactly_the_routes_that_the_table_says_append_and_every_record_has_the_trace_of_its_request() {
-    let tim = Tim {
-        app: APP,
-        key: Credential::new(TIM_KEY),
-        admins: vec!["administrator".to_owned()],
-        unknown: TimUnknown::Error,
-    };
-    let house = House::with_tim(&[(TOKEN.to_owned(), Scopes::everything())], tim);
+    let house = guarded();
     house.token(TOKEN).publish(&[connect("bob", 2)]);
     wait_until("bob is known", || house.token(TOKEN).get("/v1/users/bob").status == 200);
     for (number, route) in ROUTES.iter().enumerate() {

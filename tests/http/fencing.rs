@@ -6,7 +6,7 @@ use rollcall::engine::{Engine, Services, Standbys, Tuning};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{
     Acknowledge, Error, Group, GroupEvent, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Owners,
-    Range, Record, StandbyNodes, Topic,
+    Range, Record, StandbyNodes, StandbyPartition, Topic,
 };
 use rollcall::presence::{Offset, Partition, Revision};
 use serde_json::json;
@@ -30,7 +30,7 @@ impl Log for SlowFence {
         self.log.take_up(partition)
     }
 
-    fn stand_by(&self, partition: Partition) -> Result<Box<dyn OwnedPartition>, Error> {
+    fn stand_by(&self, partition: Partition) -> Result<Box<dyn StandbyPartition>, Error> {
         self.log.stand_by(partition)
     }
 

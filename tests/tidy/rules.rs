@@ -441,12 +441,12 @@ pub fn writers_name_every_field(text: &str) -> Vec<Finding> {
             continue;
         }
         let mut depth = 0;
-        for n in opening..tokens.len() {
+        for (n, token) in tokens.iter().enumerate().skip(opening) {
             match at(n) {
                 "{" => depth += 1,
                 "}" => depth -= 1,
                 "." if at(n + 1) == "." && at(n + 2) == "}" => found.push(finding(
-                    tokens[n].line,
+                    token.line,
                     "..: name every field, and those that are not written with `_`",
                 )),
                 "." if at(n - 1) != "." && is_field(at(n + 1)) && !matches!(at(n + 2), "(" | "::") => {
@@ -454,7 +454,7 @@ pub fn writers_name_every_field(text: &str) -> Vec<Finding> {
                     // The writer itself, as in `self.out`.
                     if of != "self" || is_to_bytes {
                         let what = format!("{of}.{field}: take the value apart with `let Type {{ … }} = …`");
-                        found.push(finding(tokens[n].line, what));
+                        found.push(finding(token.line, what));
                     }
                 }
                 _ => {}

@@ -4,14 +4,9 @@ use super::{Answer, PartitionStats, QueryError, Reply, Worker};
 use crate::engine::outcomes::Outcomes;
 use crate::engine::partition::PartitionProcessor;
 use crate::engine::past::{IndexView, Past, PastOf};
-<<<<<<< HEAD
-use crate::engine::{Error, KnownGateway, millis};
-use crate::log::{PartitionHandle, Topic};
-=======
 use crate::engine::users::{FoldedUpTo, UsersReply};
 use crate::engine::{Error, KnownGateway};
-use crate::log::Topic;
->>>>>>> 12f01b8 (Engine: who asks for users says what is made of them)
+use crate::log::{PartitionHandle, Topic};
 use crate::presence::Offset;
 use crate::presence::policy::Policy;
 use crate::store;
@@ -161,28 +156,12 @@ impl Worker {
         })
     }
 
-<<<<<<< HEAD
-    fn users(&self, users: &[String]) -> Result<Vec<Option<Vec<u8>>>, QueryError> {
-        let processor = self.shown()?;
-        let mut as_of = Vec::new();
-        let mut object = json::Object::new(&mut as_of);
-        object
-            .number("partition", self.partition.0.into())
-            .optional_number("offset", processor.state().offset().map(|offset| offset.0))
-            .optional_number("time", millis(processor.state().time()));
-        match processor.log() {
-            PartitionHandle::Owned(_) => {}
-            PartitionHandle::Standby(_) => {
-                object.boolean("standby", true);
-            }
-=======
     fn folded_up_to(&self, processor: &PartitionProcessor) -> FoldedUpTo {
         FoldedUpTo {
             partition: self.partition,
             offset: processor.state().offset(),
             time: processor.state().time(),
-            is_standby: processor.is_standby(),
->>>>>>> 12f01b8 (Engine: who asks for users says what is made of them)
+            is_standby: matches!(processor.log(), PartitionHandle::Standby(_)),
         }
     }
 

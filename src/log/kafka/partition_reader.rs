@@ -11,6 +11,7 @@ use super::client::{DefaultContext, unread_for};
 pub use super::native::Wake;
 use super::native::{Message, PartitionQueue};
 use super::source::Source;
+use crate::clock::Clock;
 use crate::log::{Error, Limit, Range, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, Topic};
 use crate::presence::{Offset, Partition};
 use rdkafka::consumer::BaseConsumer;
@@ -127,7 +128,7 @@ impl PartitionReader {
     }
 
     pub fn clock(&self) -> &Arc<dyn Clock> {
-        &self.source.clock
+        self.source.clock()
     }
 
     /// Takes one batch of records ahead of its caller, who must always read with the same limit. So copying records out of
