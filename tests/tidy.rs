@@ -139,6 +139,8 @@ const ARROWS: &[Arrow] = &[
         "sim",
         &[
             "presence", "schema", "log", "store", "engine", "clock", "config", "metrics", "random", "varint",
+            // Its followers are the server's subscriptions.
+            "http",
         ],
     ),
     // A follower in a process of its own; it meets the engine over HTTP, or in the change topic.

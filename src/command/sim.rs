@@ -85,6 +85,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let mut failed = Vec::new();
     let (mut seeds, mut events, mut folded, mut counts) = (0u64, 0u64, 0u64, Counts::default());
     let (mut questions, mut answers) = (0u64, 0u64);
+    let (mut followed, mut subscriptions) = (0u64, 0u64);
     // A panic is reported as a finding, so the default hook must not print it.
     let hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(|_| {}));
@@ -102,6 +103,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
                 folded += report.folded;
                 questions += report.questions;
                 answers += report.answers;
+                followed += report.followed;
+                subscriptions += report.subscriptions;
                 counts.add(&report.counts);
             }
             Err(what) => {
@@ -126,6 +129,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     std::panic::set_hook(hook);
     writeln!(out, "{}", figures(seeds, events, folded, clock.monotonic_ms()))?;
     writeln!(out, "{questions} questions, {answers} of them answered with a state")?;
+    writeln!(
+        out,
+        "{subscriptions} subscriptions, which got {followed} changes and kicks"
+    )?;
     for fault in Fault::ALL {
         writeln!(out, "{:>10} {fault}", counts.of(*fault))?;
     }

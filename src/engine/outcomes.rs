@@ -79,7 +79,7 @@ impl Kept {
         }
         match output {
             // A change that a timer caused has evidence older than its record.
-            Output::Change(change) if change.evidence == change.id.offset => {
+            Output::Change(change) if change.evidence == change.id.offset || planted!(TimerCounted) => {
                 self.of(change.id.offset).changed = true;
             }
             Output::Change(_) | Output::Kick(_) => {}

@@ -16,6 +16,9 @@ macro_rules! planted {
     };
 }
 
+/// For modules beside the engine.
+pub(crate) use planted;
+
 #[cfg(test)]
 pub use garden::{Bug, is, plant};
 
@@ -23,7 +26,7 @@ pub use garden::{Bug, is, plant};
 mod garden {
     use std::cell::Cell;
 
-    /// What can be planted in the worker and the partition processor and, for one of them, in the core.
+    /// What can be planted in the worker, in the partition processor, in subscriptions and, for one of them, in the core.
     #[derive(Clone, Copy, PartialEq, Eq, Debug)]
     pub enum Bug {
         /// The store is committed before the log.
@@ -60,10 +63,16 @@ mod garden {
         RevisionSkipped,
         /// What is before a revision that is not known is still shown.
         OutdatedShown,
+        /// A subscription that begins at a cursor leaves out one offset.
+        CursorSkips,
+        /// A subscription that is behind what the tail keeps is not sent to the log.
+        TailHole,
+        /// A change that a timer gave counts as the outcome of the record at which it fired.
+        TimerCounted,
     }
 
     impl Bug {
-        pub const ALL: [Bug; 17] = [
+        pub const ALL: [Bug; 20] = [
             Bug::StoreBeforeLog,
             Bug::LateDeadline,
             Bug::ResumeOffset,
@@ -81,6 +90,9 @@ mod garden {
             Bug::KicksNotCompared,
             Bug::RevisionSkipped,
             Bug::OutdatedShown,
+            Bug::CursorSkips,
+            Bug::TailHole,
+            Bug::TimerCounted,
         ];
     }
 

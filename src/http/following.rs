@@ -1,11 +1,13 @@
 //! Where a subscription is in a topic: what it is shown next, and the cursor after it.
 //!
 //! One that is near the end takes what it is shown from the [tail](super::tail); one that is further behind reads the
-//! log. Here is no clock, no task and nothing of HTTP: [`follow`](super::follow) waits and writes the stream.
+//! log. Here is no clock, no task and nothing of HTTP: [`follow`](super::follow) waits and writes the stream. The
+//! simulator takes the same steps, among failing reads and processes that die (`sim/followers.rs`).
 
 use super::ApiError;
 use super::tail::{ShownRecord, Tail, TailSubscription, Taken, show};
 use crate::api::cursor::Cursor;
+use crate::engine::planted::planted;
 use crate::log::{self, Limit, Log, Range, Topic};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
@@ -89,7 +91,8 @@ pub fn start(
             );
             return Err(ApiError::bad_request("bad_cursor", message));
         }
-        cursor.0.insert(*partition, *next);
+        let skips = planted!(CursorSkips) && *next < range.end;
+        cursor.0.insert(*partition, Offset(next.0 + u64::from(skips)));
     }
     Ok((cursor, ends))
 }

@@ -5,6 +5,7 @@
 //! is further behind. It is woken by a record of a key that it follows, and by no other.
 
 use super::ApiError;
+use crate::engine::planted::planted;
 use crate::log::{self, Limit, Log, Record, Topic};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
@@ -291,7 +292,7 @@ impl Tail {
         let Some(part) = self.part(partition) else {
             return Taken::Behind;
         };
-        let Some((from, end)) = part.known.filter(|(from, _)| *from <= next) else {
+        let Some((from, end)) = part.known.filter(|(from, _)| *from <= next || planted!(TailHole)) else {
             return Taken::Behind;
         };
         let first = part.kept.partition_point(|shown| shown.offset < next);

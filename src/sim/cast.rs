@@ -11,7 +11,7 @@ use crate::clock::{Clock as _, ManualClock};
 use crate::engine::assignments::Dependencies;
 use crate::engine::ownership::{Command as Order, Fact};
 use crate::engine::worker::{Command, Rest, Worker};
-use crate::engine::{Error, RevisionAt, Services, Tuning};
+use crate::engine::{Error, Interest, RevisionAt, Services, Tuning};
 use crate::log;
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition, Revision};
@@ -234,8 +234,10 @@ impl Cast {
             warnings: Arc::default(),
         };
         let policy = self.policies[partition.0 as usize].clone();
+        let wanted = Arc::default();
         Process {
-            worker: Worker::new(partition, dependencies, Arc::default()).with_store(store, policy),
+            _interest: (machine > 0).then(|| Interest::in_what(&wanted)),
+            worker: Worker::new(partition, dependencies, wanted).with_store(store, policy),
             life,
             log,
             machine,

@@ -3,12 +3,14 @@
 //! The history's events, with poison and bursts among them, each folded by the oracle once it can be read. So at any
 //! moment the world can be asked what should be in the log.
 
+use super::broker::FaultRates;
+use super::fault::Fault;
 use super::history;
 use super::oracle::Oracle;
 use super::oracle_input::partition_of;
 use super::oracle_lines::newest_line;
 use crate::log::{NewRecord, Position, Topic};
-use crate::presence::change::Output;
+use crate::presence::change::{IgnoreReason, Output};
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent};
 use crate::presence::policy::Policy;
 use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Revision, Status};
@@ -19,6 +21,8 @@ use std::collections::{BTreeMap, VecDeque};
 
 /// How many early ends a partition remembers.
 const EARLY_ENDS_MAX: usize = 1_024;
+/// A little more than a week, which is the longest deadline of the ready policies.
+const WEEK_MS: u64 = 8 * 86_400_000;
 /// Enough for most events and outputs.
 const VALUE_BYTES: usize = 256;
 
@@ -48,6 +52,30 @@ impl Expected {
     pub fn is(&self, written: &NewRecord, id: Option<&[u8]>) -> bool {
         let says = |id: &[u8]| id.ends_with(format!("-{}-{}", self.offset, self.index).as_bytes());
         (&self.record.key, &self.record.value) == (&written.key, &written.value) && id.is_none_or(says)
+    }
+}
+
+/// What came of a record.
+#[derive(Clone, PartialEq, Eq, Default, Debug)]
+pub struct RecordOutcome {
+    /// Its event gave a change.
+    pub changed: bool,
+    /// The first reason why something of it had no effect, and how often there was one.
+    pub ignored: Option<(IgnoreReason, u64)>,
+    pub is_malformed: bool,
+}
+
+impl RecordOutcome {
+    fn see(&mut self, output: &Output, offset: Offset) {
+        match output {
+            // What fired at the record has other evidence.
+            Output::Change(change) => self.changed |= change.evidence == offset,
+            Output::Kick(_) => {}
+            Output::Ignored(ignored) => {
+                let (_, count) = self.ignored.get_or_insert((ignored.reason, 0));
+                *count += 1;
+            }
+        }
     }
 }
 
@@ -88,6 +116,8 @@ pub struct Input {
     raised_at: Option<Offset>,
     /// What the oracle has folded.
     folded: Vec<(Offset, u64, Option<Event<'static>>)>,
+    /// What came of each of these.
+    outcomes: Vec<RecordOutcome>,
     /// An oracle that follows the answers, and how much of that it has folded.
     follower: (Oracle, usize),
 }
@@ -112,6 +142,40 @@ pub struct Burst {
 }
 
 impl Burst {
+    /// Returns the burst before a partition's history, which has so many records.
+    pub fn any(share: usize, weather: &mut FaultRates, random: &mut Random) -> Burst {
+        if weather.strikes(Fault::EarlyEnds, 6, random) {
+            let early_ends = 1_020 + random.index(12);
+            return Burst {
+                early_ends,
+                is_large: early_ends > share,
+                step_ms: *random.pick(&[0, 1, 58]),
+                ..Burst::default()
+            };
+        }
+        if weather.strikes(Fault::Burst, 40, random) {
+            return Burst {
+                devices: share / 2,
+                names_all: weather.strikes(Fault::AllAlive, 500, random),
+                ..Burst::default()
+            };
+        }
+        let is_due = weather.strikes(Fault::WeekDue, 2, random);
+        if is_due || weather.strikes(Fault::GatewayLost, 2, random) {
+            let devices = 1_500 + random.index(2_500);
+            return Burst {
+                devices,
+                is_large: devices > share,
+                step_ms: *random.pick(&[0, 0, 1, 40]),
+                ends: random.percent(50),
+                names_all: weather.strikes(Fault::AllAlive, 500, random),
+                lull_ms: if is_due { WEEK_MS } else { 0 },
+                ..Burst::default()
+            };
+        }
+        Burst::default()
+    }
+
     const GATEWAY: Cow<'static, str> = Cow::Borrowed("gb");
     const EPOCH: Epoch = Epoch(1);
 
@@ -268,6 +332,7 @@ impl Input {
             first_policy: policy,
             raised_at: None,
             folded: Vec::with_capacity(records + 2 * burst.records()),
+            outcomes: Vec::with_capacity(records + 2 * burst.records()),
             time: None,
             expected: Vec::with_capacity(records + 2 * burst.records()),
             expected_by_topic: BTreeMap::new(),
@@ -304,6 +369,39 @@ impl Input {
         let event = (!self.folded.is_empty()).then(|| &self.folded[random.index(self.folded.len())].2);
         let user = event.and_then(|event| event.as_ref()?.user());
         user.unwrap_or("nobody").to_owned()
+    }
+
+    /// Offsets of records that could be read, mostly of the newest ones.
+    pub fn some_offsets(&self, most: usize, random: &mut Random) -> Vec<Offset> {
+        let count = self.folded.len();
+        let from = match random.percent(70) {
+            true => count.saturating_sub(2 * most),
+            false => 0,
+        };
+        let any = |_| {
+            self.folded
+                .get(from + random.index(count - from))
+                .map(|(offset, ..)| *offset)
+        };
+        (0..most).filter_map(any).collect()
+    }
+
+    /// What came of a record that could be read.
+    pub fn outcome(&self, offset: Offset) -> Option<&RecordOutcome> {
+        let place = self.folded.binary_search_by_key(&offset, |(offset, ..)| *offset).ok()?;
+        self.outcomes.get(place)
+    }
+
+    /// Whether something held before the first record or after any other that could be read.
+    pub fn was_ever(&self, mut holds: impl FnMut(&Oracle) -> bool) -> bool {
+        let mut oracle = Oracle::new(self.partition, self.first_policy.clone());
+        let mut out = Vec::new();
+        holds(&oracle)
+            || self.folded.iter().any(|(at, ts, event)| {
+                oracle.fold(*at, *ts, event.as_ref(), &mut out);
+                out.clear();
+                holds(&oracle)
+            })
     }
 
     /// What the oracle says as of an offset that could be read.
@@ -432,9 +530,15 @@ impl Input {
         self.lines = None;
         let mut out = std::mem::take(&mut self.out);
         self.oracle.fold(offset, ts, record.event.as_ref(), &mut out);
+        let mut outcome = RecordOutcome {
+            is_malformed: record.event.is_none(),
+            ..RecordOutcome::default()
+        };
         for output in out.drain(..) {
+            outcome.see(&output, offset);
             self.expect(&output);
         }
+        self.outcomes.push(outcome);
         self.out = out;
         if record.event.is_none() {
             self.malformed.push(Malformed {

@@ -6,13 +6,14 @@
 //!
 //! [`world`] plays such histories through the real engine, over a simulated log (`broker`) and simulated disks
 //! (`disk`), among processes that run its worker, die, stand still and are deposed (`process`, `cast`, `group`), and
-//! checks all of its results and answers against the oracle (`input`, `shelf`, `questions`). `docs/simulation.md` says
-//! how to use it.
+//! checks all of its results and answers against the oracle (`input`, `shelf`, `questions`), and what subscriptions get
+//! (`followers`). `docs/simulation.md` says how to use it.
 
 mod broker;
 mod cast;
 mod disk;
 pub mod fault;
+mod followers;
 mod group;
 pub mod history;
 mod input;

@@ -2,8 +2,8 @@
 
 use super::oracle::Oracle;
 use super::oracle_state::{Device, Key, State, User};
-use crate::presence::Status;
 use crate::presence::change::{Change, Output, OutputId, Part};
+use crate::presence::{Epoch, Status};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 
@@ -49,6 +49,15 @@ impl Oracle {
             gateways.join(","),
         ));
         lines
+    }
+
+    /// The known gateways by name: epoch, whether it has ended, and when the active lease expires.
+    pub fn gateways(&self) -> Vec<(String, Epoch, bool, Option<u64>)> {
+        let gateways = self.gateways.iter().map(|(name, gateway)| {
+            let lease_until = gateway.active.then_some(gateway.until);
+            ((**name).to_owned(), gateway.epoch, gateway.ended, lease_until)
+        });
+        gateways.collect()
     }
 
     /// The line of a user, who may not be known.

@@ -1,4 +1,4 @@
-//! Checks that the simulator finds bugs. Twenty bugs are planted, one after the other, and each must be found within
+//! Checks that the simulator finds bugs. Twenty-three bugs are planted, one after the other, and each must be found within
 //! CI's seeds. This is only a test: no build except that of the library's own tests contains bugs to plant.
 
 use super::world::{Options, run};

@@ -6,6 +6,7 @@ use super::cast::Cast;
 use super::fault::Fault;
 use super::questions::Asked;
 use crate::clock::{Clock as _, ManualClock};
+use crate::engine::Interest;
 use crate::engine::worker::{TICK_MS, Worker};
 use crate::log::{Acknowledge, Appended, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Range, Record, Topic};
 use crate::presence::{Offset, Partition, Revision};
@@ -22,6 +23,8 @@ pub struct Process {
     pub wait_ms: u64,
     /// Questions that were not answered yet.
     pub asked: Vec<Asked>,
+    /// A publisher asks for outcomes, so that they are kept; none on some machines.
+    pub _interest: Option<Interest>,
     /// The newest revision that its program knows.
     pub knows: Revision,
     /// Whether it has said that the partition has a later revision: from then on it must answer nothing.

@@ -75,6 +75,8 @@ pub struct SimulatedLog {
     written: Vec<Written>,
     /// Which of the written records were committed, by topic, in order.
     committed: BTreeMap<Topic, Vec<usize>>,
+    /// The offsets at which those who follow a topic find them, and where the topic ends.
+    offsets: BTreeMap<Topic, (Vec<u64>, u64)>,
     /// The topic of users' states.
     current: Vec<OutputRecord>,
     pub position: Position,
@@ -121,6 +123,7 @@ impl SimulatedLog {
             leaderless: 0,
             written: Vec::with_capacity(input.planned()),
             committed: BTreeMap::new(),
+            offsets: BTreeMap::new(),
             current: Vec::new(),
             position: Position::default(),
             has_position: false,
@@ -384,8 +387,21 @@ impl SimulatedLog {
 
     fn show_outputs(&mut self, records: Range<usize>) {
         for at in records {
-            self.committed.entry(self.written[at].topic).or_default().push(at);
+            let topic = self.written[at].topic;
+            self.committed.entry(topic).or_default().push(at);
+            let (offsets, end) = self.offsets.entry(topic).or_default();
+            offsets.push(*end);
+            *end += 1;
         }
+        // The marker of a transaction takes an offset.
+        self.offsets.values_mut().for_each(|(_, end)| *end += 1);
+    }
+
+    /// Returns the offsets of a topic's committed records for those who follow it, and where the topic ends. There are
+    /// holes between them.
+    pub fn offsets(&self, topic: Topic) -> (&[u64], u64) {
+        let offsets = self.offsets.get(&topic);
+        offsets.map_or((&[], 0), |(offsets, end)| (offsets, *end))
     }
 
     /// Returns how many records of an output topic its owner can read.

@@ -7,6 +7,7 @@
 use super::broker::{Broker, BrokerBug, FaultRates, World};
 use super::cast::{Cast, MACHINES};
 use super::fault::{Counts, Fault};
+use super::followers::Followers;
 use super::history;
 use super::input::{Burst, Input, Malformation};
 use super::process::Process;
@@ -36,8 +37,6 @@ const LIVES_MAX: usize = 5;
 /// How many times as many records are published at a time while thousands of devices connect. Published one by one,
 /// with an owner that dies now and then and replays all of them, they would take as long as a hundred other worlds.
 const THOUSANDS_FASTER: usize = 20;
-/// A little more than a week, which is the longest deadline of the ready policies.
-const WEEK_MS: u64 = 8 * 86_400_000;
 
 /// What to run of a seed's world.
 #[derive(Clone, Debug)]
@@ -75,6 +74,9 @@ pub struct Report {
     /// The number of queries, and how many of them were answered with a state.
     pub questions: u64,
     pub answers: u64,
+    /// How many changes and kicks reached those who follow them, and how many subscriptions were opened.
+    pub followed: u64,
+    pub subscriptions: u64,
     pub counts: Counts,
     /// Every output and the state of all partitions, if the options ask for the transcript.
     pub transcript: Vec<u8>,
@@ -113,8 +115,11 @@ pub fn run(seed: u64, options: &Options) -> Result<Report, String> {
 
 struct Run {
     cast: Arc<Cast>,
+    followers: Followers,
     /// For the decisions of the world; the calls of log and store have their own random numbers.
     random: Random,
+    /// For questions about gateways and outcomes.
+    curiosity: Random,
     partitions: u32,
     on_rocksdb: bool,
     has_thousands: bool,
@@ -140,7 +145,7 @@ impl Run {
         let mut has_thousands = false;
         for partition in 0..partitions {
             let of = seed.wrapping_mul(4).wrapping_add(partition.into());
-            let burst = burst(share, &mut weather, &mut random);
+            let burst = Burst::any(share, &mut weather, &mut random);
             has_thousands |= burst.is_large;
             // The records of a small burst count as records of the history.
             let records = if burst.is_large {
@@ -174,11 +179,15 @@ impl Run {
         };
         let clock = Arc::new(ManualClock::new(1_700_000_000_000));
         let broker = Broker::new(inputs, Random(random.number()), weather, clock.clone()).with_bug(options.bug);
-        let cast = Cast::new(Arc::new(broker), clock, tuning, policies, directory);
+        let broker = Arc::new(broker);
+        let followers = Followers::new(seed, broker.clone());
+        let cast = Cast::new(broker, clock, tuning, policies, directory);
         let in_transactions = *random.pick(&[0, 0, 20, 60]);
         cast.mix_versions(seed);
         Run {
             cast,
+            followers,
+            curiosity: Random(seed ^ 0x6375_7269_6f75_7321),
             random,
             partitions,
             on_rocksdb,
@@ -195,6 +204,7 @@ impl Run {
         while rounds_left > 0 {
             let partition = *self.random.pick(&partitions);
             self.round(partition);
+            self.followers.turn();
             self.check_wrong()?;
             if self
                 .cast
@@ -221,12 +231,18 @@ impl Run {
                 self.transcribe(*partition, &mut transcript);
             }
         }
+        self.followers
+            .finish()
+            .map_err(|what| format!("after the faults: {what}"))?;
+        self.check_wrong()?;
         let world = self.cast.broker.world();
         Ok(Report {
             events: world.shelves.iter().map(|shelf| shelf.count()).sum(),
             folded: world.read,
             questions: world.questions,
             answers: world.answers,
+            followed: self.followers.followed,
+            subscriptions: self.followers.opened,
             counts: world.weather.counts.clone(),
             transcript,
         })
@@ -420,6 +436,9 @@ impl Run {
         if self.random.percent(10) {
             let waits = self.random.percent(50);
             self.cast.ask(partition, &mut process, waits);
+        }
+        if self.curiosity.percent(10) {
+            self.cast.ask_more(partition, &mut process, &mut self.curiosity);
         }
         let records = *self.random.pick(&[1, 1, 4, 20, 1_000]);
         let mut process = self.cast.turn(partition, process, records)?;
@@ -729,40 +748,6 @@ impl Run {
         }
         Ok(())
     }
-}
-
-/// Returns the burst before a partition's history.
-fn burst(share: usize, weather: &mut FaultRates, random: &mut Random) -> Burst {
-    if weather.strikes(Fault::EarlyEnds, 6, random) {
-        let early_ends = 1_020 + random.index(12);
-        return Burst {
-            early_ends,
-            is_large: early_ends > share,
-            step_ms: *random.pick(&[0, 1, 58]),
-            ..Burst::default()
-        };
-    }
-    if weather.strikes(Fault::Burst, 40, random) {
-        return Burst {
-            devices: share / 2,
-            names_all: weather.strikes(Fault::AllAlive, 500, random),
-            ..Burst::default()
-        };
-    }
-    let is_due = weather.strikes(Fault::WeekDue, 2, random);
-    if is_due || weather.strikes(Fault::GatewayLost, 2, random) {
-        let devices = 1_500 + random.index(2_500);
-        return Burst {
-            devices,
-            is_large: devices > share,
-            step_ms: *random.pick(&[0, 0, 1, 40]),
-            ends: random.percent(50),
-            names_all: weather.strikes(Fault::AllAlive, 500, random),
-            lull_ms: if is_due { WEEK_MS } else { 0 },
-            ..Burst::default()
-        };
-    }
-    Burst::default()
 }
 
 /// The group gives the partition to another machine, which starts at once and makes some steps.
