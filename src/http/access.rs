@@ -9,8 +9,8 @@
 //! from another origin, or to a name that is not this machine's, is refused.
 
 use super::oidc::Issuer;
+use super::query::parameter;
 use super::tickets::{self, Limited};
-use super::users::parameter;
 use super::{ApiError, AppState, follow};
 use crate::api::routes::{Need, Route};
 use crate::config::Scopes;

@@ -8,7 +8,7 @@
 use super::access::{Access, Grant};
 use super::following::{Following, Next, start};
 use super::payload::Payload;
-use super::users::{number, only, parameter, parameters};
+use super::query::{number, only, parameter, parameters};
 use super::{ApiError, AppState};
 use crate::api::requests::{FollowQuery, Texts};
 use crate::api::routes::{FILTER_MAX, RouteId};

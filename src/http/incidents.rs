@@ -5,7 +5,7 @@
 
 use super::overview::{Local, local_stats, others, stats_line};
 use super::peers::Asker;
-use super::users::{number, only};
+use super::query::{number, only};
 use super::{ApiError, AppState};
 use crate::api::answers::{Incident, Incidents, PartitionStats as PartitionLine, Stats};
 use crate::api::routes::{INCIDENTS, INCIDENTS_DEFAULT, RouteId};

@@ -21,6 +21,7 @@ mod past;
 mod payload;
 mod peer_key;
 mod peers;
+mod query;
 mod server;
 mod standby;
 pub(crate) mod tail;

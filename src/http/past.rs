@@ -6,7 +6,8 @@
 //! threads of its own and ends when nobody waits for the answer any more.
 
 use super::peers::{Asker, NoAnswer, moving, unreadable};
-use super::users::{flag, only, parameter, required_id, user_of_path};
+use super::query::{flag, only, parameter};
+use super::users::{required_id, user_of_path};
 use super::{ApiError, AppState};
 use crate::api::answers::{Explanation, PastTotals, StatusInterval, UserHistory};
 use crate::api::client::RouteRequest;

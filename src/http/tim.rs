@@ -7,8 +7,9 @@
 use super::found::{Found, FoundUser};
 use super::payload::{Budget, Payload};
 use super::peers::Asker;
+use super::query::parameter;
 use super::traced::TracedRequest;
-use super::users::{look_up, parameter};
+use super::users::look_up;
 use super::usersig::{self, SignatureRefusal};
 use super::{ApiError, AppState, ingest};
 use crate::api::answers::User;
