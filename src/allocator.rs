@@ -1,23 +1,43 @@
-//! The program's allocator: mimalloc, for Rust. RocksDB, librdkafka and OpenSSL keep the C library's: with mimalloc for them too,
-//! each of some 80 threads kept pages of its own, and a small engine climbed to three times its memory within half an hour. The C
-//! library has one arena for each core and not eight: what a thread frees is kept by its arena. Catching up on Kafka is as fast.
+//! The program's memory: jemalloc for Rust, the C library's allocator for RocksDB, librdkafka and OpenSSL.
+//!
+//! A server has some 80 threads, most of which are idle most of the time. mimalloc, which was used before, keeps pages for
+//! each thread until that thread allocates again: a small engine had five times the memory that it used. Here threads share
+//! a few arenas, and jemalloc's own thread gives back what was freed in them.
 
-use libmimalloc_sys::{mi_option_set_default, mi_option_t};
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use std::ffi::CStr;
 
-/// `mi_option_purge_delay` of `mimalloc.h`, for which the crate has no name.
-const PURGE_DELAY: mi_option_t = 15;
-/// How many arenas the C library has at least for RocksDB, librdkafka and OpenSSL; it has as many as there are cores.
+pub use tikv_jemallocator::Jemalloc as Allocator;
+
+/// The options of jemalloc; `_RJEM_MALLOC_CONF` in the environment overrides each of them.
+///
+/// * Memory that was freed is kept for a second: if that were shorter than the time between two batches, the next batch
+///   would have it cleared and mapped again.
+/// * Four arenas on every machine, since each keeps some memory of its own: the default is four for each core of the
+///   machine, also in a container that may use two of them. An arena for each core (`percpu_arena`) complains on standard
+///   error where the process may not use all cores.
+/// * A thread keeps only small blocks for itself (4 KiB at most each).
+/// * No huge pages, also where the kernel gives them unasked: they made nothing faster.
+///
+/// Elsewhere jemalloc has its defaults: on macOS it does not start with a thread of its own.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+const OPTIONS: &CStr =
+    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4,tcache_max:4096,thp:never";
+
+/// jemalloc reads its options here before `main`: a pointer to the first byte of a text that ends with 0.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[used]
+#[unsafe(export_name = "_rjem_malloc_conf")]
+#[expect(unsafe_code, reason = "a symbol that jemalloc reads has its name from C")]
+static MALLOC_CONF: &u8 = &OPTIONS.to_bytes_with_nul()[0];
+
+/// How many arenas the C library has at least; it has as many as there are cores.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const ARENAS_MIN: usize = 2;
-/// For how long memory that was freed is kept, in ms, before the system gets it back. The default of 10 ms is shorter than the
-/// time between two batches: what the one had freed was given back, and the next one had to have it cleared and mapped again,
-/// which took an eighth of the time of folding.
-const PURGE_DELAY_MS: std::ffi::c_long = 1_000;
 
-/// Sets the options of both allocators where the environment (`MIMALLOC_PURGE_DELAY`, `MALLOC_ARENA_MAX`) does not. Call it at the
-/// start of `main`.
+/// Sets the options of the C library's allocator where the environment (`MALLOC_ARENA_MAX`) does not. Call it at the start
+/// of `main`.
 pub fn set_up() {
-    set_purge_delay();
     #[cfg(all(target_os = "linux", target_env = "gnu"))]
     set_arenas();
 }
@@ -33,28 +53,5 @@ fn set_arenas() {
         let arenas = std::ffi::c_int::try_from(cores.max(ARENAS_MIN)).unwrap_or(std::ffi::c_int::MAX);
         // SAFETY: the call only writes an option. It is made before there are other threads. A failure leaves the default.
         unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
-    }
-}
-
-#[expect(unsafe_code, reason = "the options of mimalloc are set by a call of C")]
-fn set_purge_delay() {
-    // SAFETY: the number is one of the options of the version that Cargo.toml chooses, and the call only writes its value.
-    unsafe { mi_option_set_default(PURGE_DELAY, PURGE_DELAY_MS) }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use libmimalloc_sys::mi_option_get;
-
-    /// The number of an option is no part of the crate's interface, so a later version may have another option there.
-    #[test]
-    #[expect(unsafe_code, reason = "the options of the allocator are read by a call of C")]
-    fn the_option_that_is_set_is_the_delay_before_memory_is_given_back() {
-        // SAFETY: reads one option.
-        let get = || unsafe { mi_option_get(PURGE_DELAY) };
-        assert_eq!(get(), 10, "the default of mi_option_purge_delay");
-        set_up();
-        assert_eq!(get(), PURGE_DELAY_MS);
     }
 }

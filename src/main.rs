@@ -5,12 +5,11 @@
 )]
 
 use clap::{CommandFactory as _, FromArgMatches as _, Parser, Subcommand};
-use mimalloc::MiMalloc;
+use rollcall::allocator::Allocator;
 use rollcall::command::{self, usage};
 
-/// The program allocates and frees millions of small values on several threads, for which mimalloc is fast.
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Who is online, as a log and a pure fold over it
 #[derive(Parser)]

@@ -1,9 +1,9 @@
 //! The program's allocator, for benchmarks that measure their own process.
 
-use mimalloc::MiMalloc;
+use rollcall::allocator::Allocator;
 
 #[global_allocator]
-static ALLOCATOR: MiMalloc = MiMalloc;
+static ALLOCATOR: Allocator = Allocator;
 
 /// Sets its options as the program does.
 pub fn set_up() {
