@@ -2,7 +2,7 @@
 //! killed, since the script runs as long as its standard input is open.
 
 use std::io::{BufRead as _, BufReader};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Child, ChildStdin, ChildStdout, Command, Stdio};
 use std::sync::Mutex;
 
@@ -19,7 +19,9 @@ pub struct Script {
     pub commands: Option<ChildStdin>,
     answers: BufReader<ChildStdout>,
     /// The brokers' files are in `kafka/node-N/data`.
-    pub directory: tempfile::TempDir,
+    pub directory: PathBuf,
+    /// Removes it, if it is ours.
+    _temporary: Option<tempfile::TempDir>,
     /// Where what the brokers have and said is to be copied before it is gone: a wrong run can be explained with it.
     pub keep: Option<PathBuf>,
 }
@@ -36,10 +38,17 @@ impl Cluster {
     /// The same with more `options` of `scripts/kafka run`.
     pub fn start_with(brokers: usize, settings: &[&str], options: &[&str]) -> Cluster {
         let directory = tempfile::tempdir().expect("a directory");
+        let mut cluster = Cluster::start_in(directory.path(), brokers, settings, options);
+        cluster.script.get_mut().expect("just made")._temporary = Some(directory);
+        cluster
+    }
+
+    /// The same in this directory, which stays.
+    pub fn start_in(directory: &Path, brokers: usize, settings: &[&str], options: &[&str]) -> Cluster {
         let mut command = Command::new(PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/kafka"));
         command
             .args(["run", "--port", "0", "--brokers", &brokers.to_string(), "--dir"])
-            .arg(directory.path().join("kafka"))
+            .arg(directory.join("kafka"))
             .args(options)
             .env("KAFKA_HEAP", "320m")
             .env(
@@ -58,7 +67,8 @@ impl Cluster {
             child,
             commands,
             answers,
-            directory,
+            directory: directory.to_owned(),
+            _temporary: None,
             keep: None,
         };
         let mut cluster = Cluster {
@@ -83,11 +93,7 @@ impl Script {
 impl Drop for Script {
     fn drop(&mut self) {
         if let Some(keep) = &self.keep {
-            let copied = Command::new("cp")
-                .arg("-a")
-                .arg(self.directory.path())
-                .arg(keep)
-                .status();
+            let copied = Command::new("cp").arg("-a").arg(&self.directory).arg(keep).status();
             println!("what the brokers have, copied to {}: {copied:?}", keep.display());
         }
         self.commands = None;

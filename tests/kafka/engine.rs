@@ -44,8 +44,11 @@ impl Node {
 
     /// Does not run yet. `more` are arguments of `rollcall serve`.
     pub fn new(directory: &Path, space: &Space, name: usize, more: &[&str]) -> Node {
+        Node::at(free_port(), directory, space, name, more)
+    }
+
+    pub fn at(port: u16, directory: &Path, space: &Space, name: usize, more: &[&str]) -> Node {
         let data = directory.join(format!("node-{name}"));
-        let port = free_port();
         let address = format!("127.0.0.1:{port}");
         let mut arguments = vec!["serve", "--kafka", &space.bootstrap, "--topic-prefix", &space.prefix];
         arguments.extend(["--group", &space.group, "--listen", &address]);

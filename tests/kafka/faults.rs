@@ -221,7 +221,7 @@ fn brokers(run: &Run<'_>, what: &str, which: &[usize]) {
 }
 
 /// Has the script do something, and returns what it answers.
-fn command(cluster: &Proxied, line: &str) -> String {
+pub fn command(cluster: &Proxied, line: &str) -> String {
     let mut script = cluster.cluster.script.lock().expect("nobody panicked with it");
     let commands = script.commands.as_mut().expect("open until the end");
     writeln!(commands, "{line}").expect("the script listens");

@@ -153,10 +153,11 @@ pub fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
 }
 
 impl Proxy {
-    /// Listens for clients of so many brokers. They wait until it serves.
-    pub fn listen(brokers: usize) -> Proxy {
-        let listeners: Vec<TcpListener> = (0..brokers)
-            .map(|_| TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port"))
+    /// Listens for clients of as many brokers as there are ports, of which 0 is any. They wait until it serves.
+    pub fn listen(ports: &[u16]) -> Proxy {
+        let listeners: Vec<TcpListener> = ports
+            .iter()
+            .map(|port| TcpListener::bind((Ipv4Addr::LOCALHOST, *port)).expect("a free port"))
             .collect();
         let port = |listener: &TcpListener| listener.local_addr().expect("bound").port();
         let ports = listeners.iter().map(port).collect();

@@ -47,7 +47,7 @@ impl Server {
         let arrived = Arc::<Mutex<Vec<Frame>>>::default();
         let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("a free port");
         let address = listener.local_addr().expect("bound");
-        let proxy = Proxy::listen(1);
+        let proxy = Proxy::listen(&[0]);
         proxy.serve(vec![SocketAddrV4::new(Ipv4Addr::LOCALHOST, address.port())]);
         let server = Server {
             proxy,

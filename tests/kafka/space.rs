@@ -17,10 +17,15 @@ impl Space {
         let number = COUNT.fetch_add(1, Ordering::SeqCst);
         // Another process may use the same broker.
         let prefix = format!("{name}-{}-{number}", std::process::id());
+        Space::named(bootstrap, &prefix, partitions)
+    }
+
+    /// With names that begin with `prefix`; the topics may be there already.
+    pub fn named(bootstrap: &str, prefix: &str, partitions: usize) -> Space {
         let space = Space {
             bootstrap: bootstrap.to_owned(),
             group: format!("{prefix}-group"),
-            prefix,
+            prefix: prefix.to_owned(),
         };
         space.topics("create", &["--partitions", &partitions.to_string()]);
         space
