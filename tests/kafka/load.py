@@ -6,15 +6,17 @@ Several writers, each with a seed of its own, talk about the same few users and 
 and in batches, leases that end, policies, events that come twice, late or from a connection long gone; poison, keys and
 partitions that are wrong; leases in transactions, some of which are aborted. With --http some events are published to
 engines instead, at any of the addresses. With --keep-policy there are no policies, and the one that the log began with stays. Whatever fails is tried again by the client, or is dropped: a publisher's loss
-is no loss of the engine's. It ends after S seconds, with --attached also when its standard input ends.
+is no loss of the engine's. It ends after S seconds, with --attached also when its standard input ends. With --epoch E the gateways
+have been started E times before.
 
 Prints a JSON object in the end: records by kind, for each partition the last offset that was acknowledged, and some of what was
-refused: nothing should be.
+refused: nothing should be. With --totals FILE it is also in that file, as it is every few seconds.
 """
 
 import argparse
 import collections
 import json
+import os
 import random
 import sys
 import threading
@@ -26,6 +28,9 @@ import confluent_kafka as kafka
 from confluent_kafka.admin import AdminClient
 
 import wire
+
+# How often the file of --totals is written.
+TOTALS_S = 5
 
 PLATFORMS = ("android", "iphone", "mac", "windows", "web", "mini_program", "tv", "toaster")
 DEVICES = ("d1", "d2", "～", "😀")
@@ -78,9 +83,9 @@ UNKNOWN_OUTCOMES = (
 class Gateways:
     """The gateways, shared by all writers: the epoch of each, and its last connection."""
 
-    def __init__(self):
+    def __init__(self, epoch):
         self.lock = threading.Lock()
-        self.epochs = collections.Counter()
+        self.epochs = collections.Counter(dict.fromkeys(GATEWAYS, epoch))
         self.conns = collections.Counter()
 
     def connection(self, choice):
@@ -378,6 +383,10 @@ class Ends:
         with self.lock:
             self.offsets[partition] = max(offset, self.offsets.get(partition, -1))
 
+    def copy(self):
+        with self.lock:
+            return dict(self.offsets)
+
 
 def main():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -391,6 +400,8 @@ def main():
     parser.add_argument("--keep-policy", action="store_true")
     parser.add_argument("--http", action="append", default=[], help="address of an engine, any number of times")
     parser.add_argument("--attached", action="store_true")
+    parser.add_argument("--epoch", type=int, default=0)
+    parser.add_argument("--totals", metavar="FILE")
     args = parser.parse_args()
     args.stopped = threading.Event()
     if args.attached:
@@ -400,7 +411,7 @@ def main():
     partitions = len(topics[topic].partitions)
     if partitions == 0:
         sys.exit(f"there is no topic {topic}")
-    gateways, ends = Gateways(), Ends()
+    gateways, ends = Gateways(args.epoch), Ends()
     writers = [Writer(number, args, partitions, gateways, ends) for number in range(args.writers)]
     # The policy comes first, so that deadlines are short from the beginning.
     if not args.keep_policy:
@@ -409,12 +420,30 @@ def main():
     for thread in threads:
         thread.start()
     for thread in threads:
+        while args.totals and thread.is_alive():
+            thread.join(TOTALS_S)
+            keep(args.totals, totals(writers, ends))
         thread.join()
+    text = totals(writers, ends)
+    if args.totals:
+        keep(args.totals, text)
+    print(text)
+
+
+def totals(writers, ends):
     total = collections.Counter()
     for writer in writers:
-        total.update(writer.counts)
-    refusals = [why for writer in writers for why in writer.refusals]
-    print(json.dumps({"counts": total, "ends": ends.offsets, "refusals": refusals}))
+        # Copied in one step, since its thread may add a kind.
+        total.update(dict(writer.counts))
+    refusals = [why for writer in writers for why in list(writer.refusals)]
+    return json.dumps({"counts": total, "ends": ends.copy(), "refusals": refusals})
+
+
+def keep(path, text):
+    """Replaces the file as a whole, so that it has all of a text even if this process is killed now."""
+    with open(f"{path}.new", "w", encoding="utf-8") as file:
+        file.write(text)
+    os.replace(f"{path}.new", path)
 
 
 if __name__ == "__main__":
