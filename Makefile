@@ -81,10 +81,12 @@ MINUTES ?= 25
 test-faults: setup ## engines and brokers killed for MINUTES=25, then the table of what was lost; SEED=n repeats
 	cargo test --release --test faults -- --minutes $(MINUTES) $(if $(filter command line environment,$(origin SEED)),--seed $(SEED))
 
-# Ctrl-C ends all of it and checks nothing. LEAK=1 has an engine leak, which the soak must find.
-soak: setup ## engines under a steady load for MINUTES=30, a fault every few minutes; fails if memory or descriptors climb
-	KAFKA_JVM=-XX:+UseSerialGC cargo test --release --test soak -- --minutes $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),30) \
-	    $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(LEAK),--leak)
+# Ctrl-C ends all of it and checks nothing, but with DIR it ends this stretch and checks all: there the shell and cargo, which get
+# the signal too, must outlive the test. LEAK=1 has an engine leak, which the soak must find.
+soak: setup ## engines under a steady load and faults for MINUTES=30; fails if memory or descriptors climb; DIR=… can be continued
+	$(if $(DIR),cargo test --release --no-run --test soak)
+	$(if $(DIR),trap '' INT;) KAFKA_JVM=-XX:+UseSerialGC cargo test --release --test soak -- --minutes $(if $(filter command line environment,$(origin MINUTES)),$(MINUTES),30) \
+	    $(if $(filter command line environment,$(origin SEED)),--seed $(SEED)) $(if $(LEAK),--leak) $(if $(DIR),--keep "$(DIR)")
 
 alerts: setup build ## every alert of ops/alerts.yml provoked for real, with Prometheus and Kafka; 20 minutes; ONLY=WORD
 	tests/kafka/python scripts/alerts --rollcall $(BIN)/rollcall $(if $(ONLY),--only "$(ONLY)")

@@ -1,7 +1,15 @@
 //! Compares docker-compose.yml and what it mounts with the program and the existing files, as far as possible without Docker.
 
+#[path = "soak/journal.rs"]
+#[expect(dead_code, reason = "only a running soak notes what happens")]
+mod journal;
+#[path = "soak/journal_tests.rs"]
+mod journal_tests;
 #[path = "compose/metrics.rs"]
 mod metrics;
+#[path = "soak/report.rs"]
+#[expect(dead_code, reason = "only a running soak says how it is now")]
+mod report;
 mod server;
 #[path = "soak/trend.rs"]
 mod trend;

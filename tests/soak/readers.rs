@@ -1,8 +1,8 @@
 //! Those who only read, in threads of the soak: queries over HTTP, subscribers to changes, and a WebSocket client that watches
 //! users. Each comes and goes, since what a server keeps for them must go with them.
 
+use crate::journal::Got;
 use serde_json::json;
-use std::collections::BTreeMap;
 use std::io::{ErrorKind, Read as _, Write as _};
 use std::net::TcpStream;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -17,21 +17,6 @@ const PAUSE: Duration = Duration::from_secs(2);
 const STAY: Duration = Duration::from_secs(20);
 /// How long a read waits; then it is looked whether all is over.
 const READ: Duration = Duration::from_millis(500);
-
-/// What the readers got.
-#[derive(Clone, Default, Debug)]
-pub struct Got {
-    /// Answers by status; 0: none.
-    pub answers: BTreeMap<u16, u64>,
-    /// Subscriptions, and the changes that they brought.
-    pub subscriptions: u64,
-    pub changes: u64,
-    /// WebSocket watchers, and the changes that they were sent.
-    pub watchers: u64,
-    pub watched: u64,
-    /// What should not have been answered.
-    pub complaints: Vec<String>,
-}
 
 pub struct Readers {
     ends: Arc<AtomicBool>,

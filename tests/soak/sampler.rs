@@ -3,11 +3,12 @@
 //! A process is found by words of its command line, so a restart need not be announced. A process that has been restarted is
 //! another life of the same subject.
 
+use crate::journal::{Entry, Journal, Measured};
 use std::collections::BTreeMap;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::{Duration, Instant};
 
@@ -25,60 +26,37 @@ pub struct Subject {
     pub engine: Option<String>,
 }
 
-/// Of one process at one time.
-#[derive(Clone, Copy, Debug)]
-pub struct Measured {
-    pub at_s: f64,
-    /// Since this life was first seen.
-    pub age_s: f64,
-    pub pid: u32,
-    /// Whether the load is the same as at other times with `steady`.
-    pub steady: bool,
-    /// Resident and of nobody else: no pages of files.
-    pub memory_bytes: f64,
-    /// The part of it that an engine's caches have, which fill for hours and have bounds of their own.
-    pub cached_bytes: f64,
-    pub descriptors: f64,
-    pub threads: f64,
-    pub disk_bytes: f64,
-    /// Of this life.
-    pub cpu_s: f64,
-}
-
-#[derive(Default)]
-pub struct Table {
-    pub measured: BTreeMap<&'static str, Vec<Measured>>,
-    /// All directories together.
-    pub disk_bytes: f64,
-}
-
 pub struct Sampler {
     pub steady: Arc<AtomicBool>,
-    table: Arc<Mutex<Table>>,
+    /// What all files below the directory take.
+    disk_bytes: Arc<AtomicU64>,
     ends: Arc<AtomicBool>,
     thread: Option<JoinHandle<()>>,
 }
 
 impl Sampler {
-    /// Measures these subjects until it is dropped, and how much all of `directories` have. Says so every minute.
+    /// Notes these subjects' figures until it is dropped, with the time since `begun`. Measures how much `directory` has, and has
+    /// both said every minute.
     pub fn start(
         subjects: Vec<Subject>,
-        directories: Vec<PathBuf>,
-        say: impl Fn(&Table, f64) + Send + 'static,
+        directory: PathBuf,
+        begun: Instant,
+        journal: Arc<Journal>,
+        say: impl Fn(f64, f64) + Send + 'static,
     ) -> Sampler {
         let (steady, ends): (Arc<AtomicBool>, Arc<AtomicBool>) = Default::default();
-        let table = Arc::<Mutex<Table>>::default();
-        let ours = (steady.clone(), ends.clone(), table.clone());
+        let disk_bytes = Arc::<AtomicU64>::default();
+        let ours = (steady.clone(), ends.clone(), disk_bytes.clone());
         let thread = thread::spawn(move || {
-            let (steady, ends, table) = ours;
-            let begun = Instant::now();
+            let (steady, ends, disk_bytes) = ours;
             let mut born: BTreeMap<u32, f64> = BTreeMap::new();
             let mut said = Duration::ZERO;
             while !ends.load(Ordering::Relaxed) {
                 let now = begun.elapsed();
                 let is_steady = steady.load(Ordering::Relaxed);
                 let processes = processes();
-                let disk = directories.iter().map(|directory| size(directory)).sum();
+                let disk = size(&directory);
+                disk_bytes.store(disk as u64, Ordering::Relaxed);
                 for subject in &subjects {
                     let Some(pid) = find(&processes, &subject.words) else {
                         continue;
@@ -101,12 +79,12 @@ impl Sampler {
                         cached_bytes: cached.unwrap_or_default(),
                         ..measured
                     };
-                    lock(&table).measured.entry(subject.name).or_default().push(measured);
+                    let process = subject.name.to_owned();
+                    journal.note(Entry::Measured { process, measured });
                 }
-                lock(&table).disk_bytes = disk;
                 if now >= said + MINUTE {
                     said = now;
-                    say(&lock(&table), now.as_secs_f64());
+                    say(now.as_secs_f64(), disk);
                 }
                 while begun.elapsed() < now + EVERY && !ends.load(Ordering::Relaxed) {
                     thread::sleep(Duration::from_millis(100));
@@ -115,14 +93,14 @@ impl Sampler {
         });
         Sampler {
             steady,
-            table,
+            disk_bytes,
             ends,
             thread: Some(thread),
         }
     }
 
-    pub fn table(&self) -> MutexGuard<'_, Table> {
-        lock(&self.table)
+    pub fn disk_bytes(&self) -> f64 {
+        self.disk_bytes.load(Ordering::Relaxed) as f64
     }
 }
 
@@ -133,10 +111,6 @@ impl Drop for Sampler {
             let _ = thread.join();
         }
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// The arguments of every process that can be seen.

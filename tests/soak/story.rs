@@ -7,29 +7,31 @@
 
 use crate::child::{Child, Crowd, CrowdSettings};
 use crate::engine::{Node, free_port, until};
-use crate::faults::Fault;
+use crate::faults::{self, Fault};
+use crate::journal::{Began, CrowdFigures, Ended, Entry, Journal, must_be_free};
 use crate::network::RandomFaults;
 use crate::plans;
 use crate::proxied::Proxied;
 use crate::python::{self, Load};
 use crate::readers::Readers;
-use crate::report::{self, Compared, Crowds};
+use crate::report::{self, Compared, Verified};
 use crate::run::{Dice, PATIENCE, Run};
 use crate::sampler::{Sampler, Subject};
 use crate::space::Space;
+use crate::stop::Stop;
 use crate::watcher::Watcher;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
-use std::fmt::Write as _;
 use std::net::TcpStream;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::Arc;
-use std::sync::atomic::Ordering;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 const PARTITIONS: usize = 4;
+const BROKERS: u16 = 3;
 /// How long `rollcall load` runs while all is calm, and while something fails.
 const CALM: Duration = Duration::from_secs(75);
 const STRUCK: Duration = Duration::from_secs(60);
@@ -45,6 +47,8 @@ const DISK_BYTES_MAX: f64 = 8.0 * (1u64 << 30) as f64;
 /// Events a second of `load.py`, and its users.
 const RATE: &str = "3";
 const USERS: usize = 60;
+/// The gateways of `load.py` are started again fewer times than this in a stretch.
+const EPOCHS: usize = 100_000;
 
 pub struct Settings {
     pub minutes: u64,
@@ -52,6 +56,8 @@ pub struct Settings {
     pub people: usize,
     /// Whether engine 0 leaks a descriptor and some memory with each commit of a store.
     pub leak: bool,
+    /// Whether the files stay, for another stretch.
+    pub is_kept: bool,
 }
 
 pub struct Outcome {
@@ -113,27 +119,85 @@ fn policy() -> Value {
     }})
 }
 
+/// Processes of a run that was killed may need a moment until their ports are free.
+const RELEASED: Duration = Duration::from_secs(10);
+
+/// Where our processes listen, the same in all stretches.
+struct Ports {
+    proxy: Vec<u16>,
+    engines: [u16; 2],
+    gateway: u16,
+}
+
+impl Ports {
+    fn of(journal: &Journal, brokers: &Path) -> Result<Ports, String> {
+        // A cluster begins at a multiple of ten and has three ports there, see `free_port` in scripts/kafka.
+        let choose = || loop {
+            let port = free_port();
+            if port % 10 > 2 {
+                return port;
+            }
+        };
+        let port = |of: &str| journal.port(of, RELEASED, choose);
+        let ports = Ports {
+            proxy: vec![port("proxy 1")?, port("proxy 2")?, port("proxy 3")?],
+            engines: [port("engine 0")?, port("engine 1")?],
+            gateway: port("gateway")?,
+        };
+        // Written by the script, with the first port last.
+        let cluster = std::fs::read_to_string(brokers.join("cluster")).unwrap_or_default();
+        if let Some(first) = cluster.split_whitespace().last() {
+            let first: u16 = first
+                .parse()
+                .map_err(|_| format!("{}/cluster has no port", brokers.display()))?;
+            for step in [0, 50, 100] {
+                for broker in 0..BROKERS {
+                    must_be_free(&format!("broker {}", broker + 1), first + step + broker, RELEASED)?;
+                }
+            }
+        }
+        Ok(ports)
+    }
+}
+
 struct Soak<'s> {
     settings: &'s Settings,
     directory: &'s Path,
+    journal: &'s Journal,
+    stop: &'s Stop,
     run: Run<'s>,
     proxied: &'s Proxied,
     gateway: Child,
     gateway_address: String,
-    sampler: Sampler,
-    struck: BTreeMap<&'static str, u32>,
-    calm_runs: Crowds,
-    struck_runs: Crowds,
-    complaints: Vec<String>,
+    /// Whether samples can be compared.
+    steady: Arc<AtomicBool>,
 }
 
-pub fn soak(settings: &Settings) -> Outcome {
+/// A stretch, in this directory: the only one, or one more of a soak that is kept there. Error: why it cannot begin.
+pub fn soak(settings: &Settings, directory: &Path, journal: &Arc<Journal>, stop: &Stop) -> Result<Outcome, String> {
+    let ports = Ports::of(journal, &directory.join("kafka"))?;
     let begun = Instant::now();
     let long = Duration::from_secs(60 * settings.minutes);
-    let directory = tempfile::tempdir().expect("a directory");
-    let directory = directory.path();
-    let proxied = Proxied::start(3, &plans::GROUP);
-    let space = Space::new(&proxied.cluster.bootstrap, "soak", PARTITIONS);
+    let (before, first_step, prefix) = journal.read(|history| {
+        let prefix = history.stretches.first().map(|first| first.began.prefix.clone());
+        (history.stretches.len(), history.next_step, prefix)
+    });
+    let prefix = prefix.unwrap_or_else(|| format!("soak-{}", std::process::id()));
+    // What is said at random goes on, and does not begin again.
+    let seed = settings.seed.wrapping_add(before as u64);
+    let now = SystemTime::now()
+        .duration_since(UNIX_EPOCH)
+        .map_or(0, |now| now.as_millis());
+    journal.note(Entry::Began(Began {
+        at_ms: u64::try_from(now).expect("it fits for ages"),
+        commit: rollcall::version::COMMIT.to_owned(),
+        seed: settings.seed,
+        people: settings.people,
+        prefix: prefix.clone(),
+    }));
+    let keep = settings.is_kept.then_some("--keep");
+    let proxied = Proxied::start_in(Some(directory), &ports.proxy, &plans::GROUP, keep);
+    let space = Space::named(&proxied.cluster.bootstrap, &prefix, PARTITIONS);
     let way = space.reached_by(&proxied.proxy.bootstrap());
     let path = |name: &str| directory.join(name).to_str().expect("UTF-8").to_owned();
     let (policy_file, checkpoints) = (path("policy.json"), format!("file://{}", path("checkpoints")));
@@ -147,9 +211,10 @@ pub fn soak(settings: &Settings) -> Outcome {
         &checkpoints,
     ];
     let more = [&more[..], &["--checkpoint-every", "2m"]].concat();
-    let mut nodes = [0, 1].map(|name| Node::new(directory, &way, name, &more));
+    let mut nodes = [0, 1].map(|name| Node::at(ports.engines[name], directory, &way, name, &more));
     for node in &mut nodes {
-        node.revision = Some(1);
+        // The revision may have been raised, even if the kill came before that was noted.
+        node.revision = Some(if before == 0 { 1 } else { 2 });
     }
     nodes[0].start(failpoint(settings));
     nodes[1].start(None);
@@ -158,7 +223,10 @@ pub fn soak(settings: &Settings) -> Outcome {
     until(&nodes.each_ref(), PATIENCE, "all partitions are live", || {
         nodes.iter().all(|node| node.live() == PARTITIONS)
     });
-    let gateway_address = format!("127.0.0.1:{}", free_port());
+    let events = ends(&space, "events");
+    let lost = (0..before).filter_map(|stretch| lost(directory, stretch, &events));
+    lost.for_each(|lost| journal.complain(lost));
+    let gateway_address = format!("127.0.0.1:{}", ports.gateway);
     let mut gateway = Child::new(
         directory,
         "gateway",
@@ -189,20 +257,26 @@ pub fn soak(settings: &Settings) -> Outcome {
     let mut lake = Child::new(directory, "lake", &lake_arguments);
     lake.start();
     let watcher = Watcher::start(directory, &space);
+    let noted = journal.clone();
     let sampler = Sampler::start(
         subjects(directory, &proxied.data(), &space.group, &urls),
-        vec![directory.to_owned(), proxied.data()],
-        |table, at_s| println!("{:>3.0} min{}", at_s / 60.0, report::now(table, at_s)),
+        directory.to_owned(),
+        begun,
+        journal.clone(),
+        move |at_s, disk_bytes| {
+            let now = noted.read(|history| {
+                let stretch = history.stretches.last().expect("it has begun");
+                report::now(&stretch.table, at_s, disk_bytes)
+            });
+            println!("{:>3.0} min{now}", at_s / 60.0);
+        },
     );
     let users: Vec<String> = (0..USERS).map(|number| format!("user {number}")).collect();
     let readers = Readers::start(&urls, &gateway_address, &users);
-    let seconds = (60 * settings.minutes + 7_200).to_string();
-    let mut arguments = vec!["--seconds", &seconds, "--rate", RATE, "--writers", "2", "--users", "60"];
-    arguments.extend(["--keep-policy", "--http", &urls[0], "--http", &urls[1]]);
-    let load = Load::start(&space, settings.seed, &arguments);
+    let load = load(settings, &space, &urls, seed, before, directory);
     let run = Run {
         cluster: Some(&proxied),
-        dice: Dice(settings.seed),
+        dice: Dice(seed),
         nodes: nodes.into(),
         mortal: vec![1],
         checkpoints: directory.join("checkpoints"),
@@ -213,132 +287,149 @@ pub fn soak(settings: &Settings) -> Outcome {
     let mut soak = Soak {
         settings,
         directory,
+        journal,
+        stop,
         run,
         proxied: &proxied,
         gateway,
         gateway_address,
-        sampler,
-        struck: BTreeMap::new(),
-        calm_runs: Crowds::default(),
-        struck_runs: Crowds::default(),
-        complaints: Vec::new(),
+        steady: sampler.steady.clone(),
     };
     soak.wait_for_the_gateway();
-    let mut at_half = None;
-    for number in 0.. {
-        let is_full = soak.sampler.table().disk_bytes > DISK_BYTES_MAX;
-        if begun.elapsed() >= long || is_full {
-            let why = || format!("more than {DISK_BYTES_MAX} bytes are on the disk");
-            soak.complaints.extend(is_full.then(why));
+    let mut why = "when its minutes were over";
+    for number in first_step.. {
+        soak.note_changes(begun);
+        journal.note(Entry::Read(readers.got()));
+        if sampler.disk_bytes() > DISK_BYTES_MAX {
+            why = "when the disk was full";
+            journal.complain(format!("more than {DISK_BYTES_MAX} bytes are on the disk"));
             break;
         }
-        if begun.elapsed() >= long / 2 && at_half.is_none() {
-            at_half = Some((begun.elapsed(), changes(&soak.run.space)));
+        if begun.elapsed() >= long {
+            break;
         }
         soak.run.settle();
         soak.calm(number);
         soak.struck(&Kind::of(number), number);
+        if stop.is_asked() {
+            why = "when it was asked to";
+            break;
+        }
+        journal.note(Entry::Step(number));
         soak.look_at_what_must_live(&mut lake);
     }
-    let took = begun.elapsed();
-    println!(
-        "{:.0} min: the load ends, and everything is checked",
-        took.as_secs_f64() / 60.0
-    );
+    let took_s = begun.elapsed().as_secs_f64();
+    println!("{:.0} min: the load ends, and everything is checked", took_s / 60.0);
+    let disk_bytes = sampler.disk_bytes();
+    drop(sampler);
     let got = readers.got();
     drop(readers);
-    let (cores, all) = report::processor(&soak.sampler.table(), took.as_secs_f64());
+    journal.note(Entry::Read(got));
     let load = load.end();
     soak.run.reaches(&load["ends"]);
-    let (half_at, half_changes) = at_half.unwrap_or((long / 2, 0));
-    let compared = compared();
-    let rows = {
-        let table = soak.sampler.table();
-        let changes = changes(&soak.run.space) - half_changes;
-        report::judge(&table, &compared, half_at.as_secs_f64(), changes)
+    soak.note_changes(begun);
+    let why = why.to_owned();
+    journal.note(Entry::Ended(Ended { took_s, why }));
+    let complain = |of: &str, wrong: Option<String>| {
+        if let Some(wrong) = wrong {
+            journal.complain(format!("{of}: {wrong}"));
+        }
     };
-    let mut complaints = std::mem::take(&mut soak.complaints);
-    complaints.extend(rows.iter().filter_map(report::Row::complaint));
-    complaints.extend(got.complaints.iter().cloned());
-    complaints.extend(soak.gateway.stop().map(|why| format!("the gateway: {why}")));
-    complaints.extend(lake.stop().map(|why| format!("the lake: {why}")));
+    complain("the gateway", soak.gateway.stop());
+    complain("the lake", lake.stop());
     soak.run.nodes.iter_mut().for_each(Node::stop);
     let space = &soak.run.space;
     let committed: Vec<u64> = python::places(space).iter().map(|(committed, _)| *committed).collect();
     let opinion = watcher.end(&committed);
-    complaints.extend(opinion.complaints);
-    complaints.extend(audit_verify(space));
+    opinion.complaints.iter().for_each(|wrong| journal.complain(wrong));
+    complain("audit verify", audit_verify(space));
     let verdict = python::check(space, Some(&load["ends"]));
-    complaints.extend(verdict.complaints.iter().cloned());
-    let in_the_lake = rows_of_the_lake(&lake_arguments, &directory.join("lake"));
-    if in_the_lake != verdict.sum("changes") {
-        let changes = verdict.sum("changes");
-        complaints.push(format!("the lake has {in_the_lake} changes, and the topic {changes}"));
+    verdict.complaints.iter().for_each(|wrong| journal.complain(wrong));
+    let verified = Verified {
+        events: verdict.sum("events"),
+        changes: verdict.sum("changes"),
+        kicks: verdict.sum("kicks"),
+        malformed: verdict.sum("malformed"),
+        watched: opinion.events,
+        in_the_lake: rows_of_the_lake(&lake_arguments, &directory.join("lake")),
+        disk_bytes,
+    };
+    let (events, changes, in_the_lake) = (verified.events, verified.changes, verified.in_the_lake);
+    if in_the_lake != changes {
+        journal.complain(format!("the lake has {in_the_lake} changes, and the topic {changes}"));
     }
-    if load["counts"]["refused"].as_u64().unwrap_or_default() > 0 {
-        complaints.push(format!("of the load was refused: {}", load["refusals"]));
+    let compared_before = journal.read(|history| history.stretches.iter().map(|stretch| stretch.events).max());
+    let compared_before = compared_before.unwrap_or_default();
+    if compared_before > events {
+        journal.complain(format!(
+            "{compared_before} events were compared before, and now {events}"
+        ));
     }
-    for (what, count) in [
-        ("changes over HTTP", got.changes),
-        ("changes over WebSocket", got.watched),
-    ] {
-        if count == 0 {
-            complaints.push(format!("no reader got any {what}"));
-        }
+    journal.note(Entry::Verified { events });
+    if settings.is_kept && faults::command(&proxied, "down") != "ok" {
+        journal.complain("the brokers do not end when they are asked to");
     }
+    Ok(journal.read(|history| {
+        let rows = report::judge(history, &compared(), settings.is_kept);
+        let mut complaints = report::complaints(history, &rows, settings.is_kept);
+        complaints.extend((0..=before).filter_map(|stretch| refused(directory, stretch)));
+        let minutes: f64 = history.stretches.iter().map(|stretch| stretch.seconds() / 60.0).sum();
+        let kept = if settings.is_kept { " DIR=…" } else { "" };
+        let mut text = format!(
+            "`make soak MINUTES={}{kept}`, seed {}, commit {}, {} people: {minutes:.0} minutes.\n\n",
+            settings.minutes,
+            settings.seed,
+            rollcall::version::COMMIT,
+            settings.people,
+        );
+        text.push_str(&report::text(history, &rows, &verified, &complaints, settings.is_kept));
+        Outcome { text, complaints }
+    }))
+}
 
-    let mut text = format!(
-        "`make soak MINUTES={}`, seed {}, commit {}, {} people: {:.0} minutes.\n\n",
-        settings.minutes,
-        settings.seed,
-        rollcall::version::COMMIT,
-        settings.people,
-        took.as_secs_f64() / 60.0
-    );
-    text.push_str(&report::trends(&rows));
-    let _ = writeln!(
-        text,
-        "\nProcessor, over the whole run: {all:.2} cores.\n\n| process | cores | started |\n|---|---|---|"
-    );
-    for (process, (cores, lives)) in cores {
-        let _ = writeln!(text, "| {process} | {cores:.3} | {lives} |");
-    }
-    text.push_str("\n| what failed | times |\n|---|---|\n");
-    for (kind, times) in &soak.struck {
-        let _ = writeln!(text, "| {kind} | {times} |");
-    }
-    text.push_str(
-        "\n| `rollcall load` | runs | connects | heartbeats | changes as expected | missing | unexpected | latency |\n",
-    );
-    text.push_str("|---|---|---|---|---|---|---|---|\n");
-    text.push_str(&soak.calm_runs.row("while all was calm"));
-    text.push_str(&soak.struck_runs.row("while something failed"));
-    let _ = writeln!(
-        text,
-        "\nThe independent reader compared {} events, {} changes, {} kicks and {} malformed records; the watcher verified {} events; \
-         `audit verify` agreed. The lake has {in_the_lake} changes. Readers: answers by status {:?} (0: none), {} subscriptions with {} \
-         changes, {} WebSocket watchers with {} changes. All files together took {:.0} MiB at the end.",
-        verdict.sum("events"),
-        verdict.sum("changes"),
-        verdict.sum("kicks"),
-        verdict.sum("malformed"),
-        opinion.events,
-        got.answers,
-        got.subscriptions,
-        got.changes,
-        got.watchers,
-        got.watched,
-        soak.sampler.table().disk_bytes / 1_048_576.0,
-    );
-    if complaints.is_empty() {
-        text.push_str("\nNothing was wrong.\n");
-    } else {
-        text.push_str("\nWrong:\n\n");
-        for complaint in &complaints {
-            let _ = writeln!(text, "* {complaint}");
-        }
-    }
-    Outcome { text, complaints }
+/// Starts `load.py`, for longer than a stretch may last. It keeps a file of what it has done.
+fn load(settings: &Settings, space: &Space, urls: &[String; 2], seed: u64, stretch: usize, directory: &Path) -> Load {
+    let seconds = (60 * settings.minutes + 7_200).to_string();
+    let mut arguments = vec!["--seconds", &seconds, "--rate", RATE, "--writers", "2", "--users", "60"];
+    arguments.extend(["--keep-policy", "--http", &urls[0], "--http", &urls[1]]);
+    // Gateways that were restarted: else its connections would be older than those of the stretch before.
+    let epoch = (stretch * EPOCHS).to_string();
+    let totals = totals(directory, stretch);
+    arguments.extend(["--epoch", &epoch, "--totals", totals.to_str().expect("UTF-8")]);
+    Load::start(space, seed, &arguments)
+}
+
+fn totals(directory: &Path, stretch: usize) -> PathBuf {
+    directory.join(format!("load-{}.json", stretch + 1))
+}
+
+/// What the load of a stretch had done a few seconds before its end. A run that was killed early has no file of it.
+fn done(directory: &Path, stretch: usize) -> Option<Value> {
+    serde_json::from_slice(&std::fs::read(totals(directory, stretch)).ok()?).ok()
+}
+
+/// What of the load of a stretch was refused: nothing should be.
+fn refused(directory: &Path, stretch: usize) -> Option<String> {
+    let done = done(directory, stretch)?;
+    let is_refused = done["counts"]["refused"].as_u64() > Some(0);
+    is_refused.then(|| {
+        format!(
+            "of the load of stretch {} was refused: {}",
+            stretch + 1,
+            done["refusals"]
+        )
+    })
+}
+
+/// Whether the brokers have all that was acknowledged to the load of a stretch, however they ended.
+fn lost(directory: &Path, stretch: usize, ends: &[u64]) -> Option<String> {
+    let acknowledged = done(directory, stretch)?;
+    let is_lost = |(partition, end): (usize, &u64)| {
+        let last = acknowledged["ends"][partition.to_string()].as_u64()?;
+        (last >= *end).then(|| format!("partition {partition} ends at {end}, and offset {last} was acknowledged"))
+    };
+    let lost: Vec<String> = ends.iter().enumerate().filter_map(is_lost).collect();
+    (!lost.is_empty()).then(|| format!("events of stretch {} are lost: {}", stretch + 1, lost.join(", ")))
 }
 
 fn failpoint(settings: &Settings) -> Option<&'static str> {
@@ -423,6 +514,17 @@ impl Soak<'_> {
         }
     }
 
+    fn note_changes(&self, begun: Instant) {
+        let at_s = begun.elapsed().as_secs_f64();
+        let changes = ends(&self.run.space, "changes").iter().sum();
+        self.journal.note(Entry::Changes { at_s, changes });
+    }
+
+    fn note_struck(&self, kind: &str, times: u32) {
+        let kind = kind.to_owned();
+        self.journal.note(Entry::Struck { kind, times });
+    }
+
     fn crowd(&self, seconds: Duration, number: usize) -> Crowd {
         Crowd::start(
             self.directory,
@@ -436,10 +538,14 @@ impl Soak<'_> {
         )
     }
 
-    /// Waits for the end of a run of `rollcall load`. Then its users are forgotten, so that there are as many as before.
-    fn end(&mut self, mut crowd: Crowd, long: Duration) -> Result<Value, String> {
+    /// Waits for the end of a run of `rollcall load`. Then its users are forgotten, so that there are as many as before. `None` if
+    /// the stretch is to end before that: then nobody knows its users' names.
+    fn end(&mut self, mut crowd: Crowd, long: Duration) -> Result<Option<Value>, String> {
         let begun = Instant::now();
         while !crowd.is_over() {
+            if self.stop.is_asked() {
+                return Ok(None);
+            }
             if begun.elapsed() > long + OVERDUE {
                 return Err(format!("it has not ended {OVERDUE:?} after its time"));
             }
@@ -457,40 +563,49 @@ impl Soak<'_> {
             }
             thread::sleep(Duration::from_millis(500));
         }
-        Ok(report)
+        Ok(Some(report))
     }
 
     /// Nothing fails, and every change must be the expected one.
     fn calm(&mut self, number: usize) {
         let crowd = self.crowd(CALM, number);
-        thread::sleep(ARRIVAL);
-        self.sampler.steady.store(true, Ordering::Relaxed);
-        thread::sleep(CALM - ARRIVAL - DEPARTURE);
-        self.sampler.steady.store(false, Ordering::Relaxed);
+        self.stop.pause(ARRIVAL);
+        self.steady.store(true, Ordering::Relaxed);
+        self.stop.pause(CALM - ARRIVAL - DEPARTURE);
+        self.steady.store(false, Ordering::Relaxed);
         match self.end(crowd, CALM) {
-            Ok(report) => {
-                self.calm_runs.add(&report);
+            Ok(None) => {}
+            Ok(Some(report)) => {
+                let figures = CrowdFigures::of(&report);
+                self.journal.note(Entry::Crowd { calm: true, figures });
                 if report["changes_missing"] != 0 || report["changes_unexpected"] != 0 {
                     let problems = &report["problems"];
-                    self.complaints
-                        .push(format!("calm run {number} of `rollcall load`: {problems}"));
+                    self.journal
+                        .complain(format!("calm run {number} of `rollcall load`: {problems}"));
                 }
             }
             Err(why) => self
-                .complaints
-                .push(format!("calm run {number} of `rollcall load`: {why}")),
+                .journal
+                .complain(format!("calm run {number} of `rollcall load`: {why}")),
         }
     }
 
     /// Something fails while people are there. What they miss is counted and is not judged: the topics are, at the end.
     fn struck(&mut self, kind: &Kind, number: usize) {
         let crowd = self.crowd(STRUCK, number);
-        thread::sleep(Duration::from_secs(10));
+        self.stop.pause(Duration::from_secs(10));
+        if self.stop.is_asked() {
+            return;
+        }
         println!("{}", kind.name());
         self.strike(kind);
-        *self.struck.entry(kind.name()).or_default() += 1;
+        self.note_struck(kind.name(), 1);
         match self.end(crowd, STRUCK) {
-            Ok(report) => self.struck_runs.add(&report),
+            Ok(None) => {}
+            Ok(Some(report)) => self.journal.note(Entry::Crowd {
+                calm: false,
+                figures: CrowdFigures::of(&report),
+            }),
             Err(why) => println!("a run of `rollcall load` gave no report: {why}"),
         }
     }
@@ -505,7 +620,7 @@ impl Soak<'_> {
             }
             Kind::GatewayKilled => {
                 self.gateway.kill();
-                thread::sleep(LEASE + Duration::from_secs(2));
+                self.stop.pause(LEASE + Duration::from_secs(2));
                 self.gateway.start();
                 self.wait_for_the_gateway();
             }
@@ -514,9 +629,9 @@ impl Soak<'_> {
                 let (directory, timeline) = (self.directory.to_owned(), self.run.timeline.clone());
                 let faults = RandomFaults::new(seed, every, directory, timeline, &self.run.space.group);
                 self.proxied.proxy.start_faults(faults);
-                thread::sleep(Duration::from_secs(30));
+                self.stop.pause(Duration::from_secs(30));
                 for (kind, times) in self.proxied.proxy.end_faults() {
-                    *self.struck.entry(kind).or_default() += times;
+                    self.note_struck(kind, times);
                 }
                 self.run.settle();
             }
@@ -549,7 +664,8 @@ impl Soak<'_> {
             }
             if begun.elapsed() > PATIENCE {
                 let why = String::from_utf8_lossy(&output.stderr).into_owned();
-                self.complaints.push(format!("the revision is not raised: {said}{why}"));
+                self.journal
+                    .complain(format!("the revision is not raised: {said}{why}"));
                 return;
             }
             thread::sleep(Duration::from_secs(1));
@@ -561,19 +677,19 @@ impl Soak<'_> {
         for (name, child) in [("gateway", &mut self.gateway), ("lake", lake)] {
             if let Some(status) = child.ended() {
                 let last = child.last();
-                self.complaints
-                    .push(format!("the {name} has ended by itself, {status}: {last}"));
+                self.journal
+                    .complain(format!("the {name} has ended by itself, {status}: {last}"));
                 child.start();
             }
         }
     }
 }
 
-/// How many changes are in the topic.
-fn changes(space: &Space) -> u64 {
-    let ends = python::run("topics.py", space, &["lag", "changes", &space.group]);
+/// Where each partition of a topic ends.
+fn ends(space: &Space, topic: &str) -> Vec<u64> {
+    let ends = python::run("topics.py", space, &["lag", topic, &space.group]);
     let ends: Vec<(i64, u64)> = serde_json::from_str(&ends).expect("JSON");
-    ends.iter().map(|(_, end)| end).sum()
+    ends.iter().map(|(_, end)| *end).collect()
 }
 
 /// What `rollcall audit verify` has to complain of.
@@ -585,7 +701,7 @@ fn audit_verify(space: &Space) -> Option<String> {
         .output()
         .expect("it starts");
     let [said, failed] = [output.stdout, output.stderr].map(|text| String::from_utf8_lossy(&text).into_owned());
-    (!output.status.success()).then(|| format!("audit verify, {}: {said}{failed}", output.status))
+    (!output.status.success()).then(|| format!("{}: {said}{failed}", output.status))
 }
 
 /// Has the lake take in what is left, and counts its changes.
