@@ -6,12 +6,13 @@
 //! and not by the library, because the library sends no response to a request that is not a WebSocket, and because it
 //! cannot wait for the keys to be read.
 
-use super::frames::{self, ClientMessage, Close};
+use super::frames::{self, Close};
 use super::keys::Bearer;
 use super::limits::{Permit, network_of};
 use super::session;
 use super::uplink::Pace;
 use super::{GatewayState, Phase, unanswered};
+use crate::api::frames::{self as messages, ClientMessage};
 use crate::config::gateway::Admission;
 use crate::log::TRACE_HEADER;
 use crate::metrics;
@@ -475,7 +476,7 @@ async fn token(edge: &GatewayState, socket: &mut Socket, visitor: &mut Visitor) 
         Some(token) => token,
         None => loop {
             match socket.next().await? {
-                Ok(Message::Text(text)) if text.len() <= TOKEN_BYTES_MAX => match frames::read(&text) {
+                Ok(Message::Text(text)) if text.len() <= TOKEN_BYTES_MAX => match messages::read(&text) {
                     Ok((ClientMessage::Auth { token }, _)) => break token,
                     _ => return Some(Err(first())),
                 },

@@ -8,12 +8,13 @@
 //! Only long after the platform's time-out does the gateway close the socket, without an event.
 
 use super::disconnect_queue::QueuedDisconnect;
-use super::frames::{self, ClientMessage, Close, Hello, USERS};
+use super::frames::{self, Close};
 use super::handshake::{AdmittedClient, Places, Socket, close_with};
 use super::limits::RateLimit;
 use super::roster::{ConnectionCommand, Session, SubscribedChange};
 use super::uplink::{AsOf, Pace, Unavailable, UserSnapshot};
 use super::{GatewayState, Phase, unanswered};
+use crate::api::frames::{self as messages, ClientMessage, ServerMessage, USERS};
 use crate::metrics;
 use crate::presence::change::KickReason;
 use crate::presence::event::{self, Event};
@@ -220,7 +221,7 @@ async fn begin(edge: Arc<GatewayState>, socket: Socket, guest: AdmittedClient) -
     let published = publishing.await;
     let now_ms = edge.clock.monotonic_ms();
     let pulse = LinkActivity::new(edge.config.ping_ms, pace, now_ms);
-    let hello = frames::hello(&Hello {
+    let hello = ServerMessage::Hello {
         user: &session.user,
         gateway: &edge.config.name,
         epoch: edge.epoch.0,
@@ -228,9 +229,9 @@ async fn begin(edge: Arc<GatewayState>, socket: Socket, guest: AdmittedClient) -
         heartbeat_ms: pace.heartbeat_ms,
         timeout_ms: pace.timeout_ms,
         ping_ms: pulse.every_ms,
-    });
+    };
     let first = match published {
-        Ok(()) => Ok(hello),
+        Ok(()) => Ok(hello.json()),
         Err(error) => {
             edge.log_failed(&error);
             let message = "the connection could not be appended to the log; retry later";
@@ -358,7 +359,9 @@ impl Connection {
 
     async fn run_command(&mut self, order: ConnectionCommand) -> Flow {
         match order {
-            ConnectionCommand::Reconnect { after_ms } => self.send_text(frames::reconnect(after_ms)).await,
+            ConnectionCommand::Reconnect { after_ms } => {
+                self.send_text(ServerMessage::Reconnect { after_ms }.json()).await
+            }
             ConnectionCommand::Kick(reason) => Err(Ended::Kicked(reason)),
             ConnectionCommand::Close(Close::TooSlow) => Err(Ended::TooSlow),
             ConnectionCommand::Close(close) => Err(Ended::Closed(close)),
@@ -419,7 +422,7 @@ impl Connection {
                 return Ok(());
             }
         };
-        match frames::read(&text) {
+        match messages::read(&text) {
             Ok((said, id)) => {
                 drop(text);
                 self.answer(said, id, now_ms).await
@@ -460,11 +463,11 @@ impl Connection {
             }
             ClientMessage::Heartbeat => {
                 self.showed_life(now_ms);
-                self.send_text(frames::alive()).await
+                self.send_text(ServerMessage::Alive.json()).await
             }
             ClientMessage::Ping => {
                 self.answered(now_ms);
-                self.send_text(frames::pong(id)).await
+                self.send_text(ServerMessage::Pong { id }.json()).await
             }
             ClientMessage::Background => {
                 let (who, via) = self.link();
@@ -486,7 +489,14 @@ impl Connection {
                 let users = once(users);
                 let answered = self.edge.uplink.users(users.clone()).await;
                 let answer = match answered {
-                    Ok(found) => frames::users(id, found.iter().flatten(), unknown(&users, &found)),
+                    Ok(found) => {
+                        let answer = ServerMessage::Users {
+                            id,
+                            users: frames::states(found.iter().flatten()),
+                            unknown: unknown(&users, &found),
+                        };
+                        answer.json()
+                    }
                     Err(error) => not_ready(id, &error),
                 };
                 self.send_text(answer).await
@@ -501,7 +511,7 @@ impl Connection {
                 for user in &users {
                     self.forget(user);
                 }
-                self.send_text(frames::done(id)).await
+                self.send_text(ServerMessage::Done { id }.json()).await
             }
         }
     }
@@ -516,7 +526,7 @@ impl Connection {
         // Each of these events is a sign of life, which the log gets from the event itself or from a heartbeat.
         self.showed_life(now_ms);
         let answer = match self.edge.uplink.append(vec![event]).await {
-            Ok(()) => frames::done(id),
+            Ok(()) => ServerMessage::Done { id }.json(),
             Err(error) => {
                 self.edge.log_failed(&error);
                 let message = "the log is unavailable; retry later";
@@ -537,7 +547,7 @@ impl Connection {
         self.edge.ended(logout).await;
         if durable.await == Ok(true) {
             // The user is logged out whether or not the client reads this.
-            let _ = self.send_text(frames::done(id)).await;
+            let _ = self.send_text(ServerMessage::Done { id }.json()).await;
             return Err(Ended::LoggedOut);
         }
         let message = "the log is unavailable and the queue is full, so the user is still logged in; retry later";
@@ -588,7 +598,13 @@ impl Connection {
                         subscription.included = standing.as_of;
                     }
                 }
-                frames::subscribed(id, found.iter().flatten(), unknown(&users, &found), &evicted)
+                let answer = ServerMessage::Subscribed {
+                    id,
+                    users: frames::states(found.iter().flatten()),
+                    unknown: unknown(&users, &found),
+                    evicted: evicted.iter().map(|user| &**user).collect(),
+                };
+                answer.json()
             }
             Err(error) => {
                 users.iter().for_each(|user| self.forget(user));

@@ -7,6 +7,7 @@
 
 use super::Plan;
 use super::tally::Tally;
+use crate::api::frames::ClientMessage;
 use crate::gateway::uplink::UserUpdate;
 use crate::random::Random;
 use futures_util::{SinkExt as _, StreamExt as _};
@@ -339,7 +340,7 @@ impl Person {
                 device.beat_at = now + device.heartbeat;
                 if let Some(socket) = &mut device.socket {
                     // If the heartbeat does not arrive, the next read from the connection fails.
-                    let _ = socket.send(Message::text(r#"{"type":"heartbeat"}"#)).await;
+                    let _ = socket.send(Message::text(ClientMessage::Heartbeat.json())).await;
                     self.tally.heartbeats.fetch_add(1, Ordering::Relaxed);
                 }
             }
@@ -489,16 +490,18 @@ impl Person {
     async fn say_something(&mut self) {
         self.tally.action("custom_status");
         self.texts += 1;
-        let frame = serde_json::json!({"type": "custom_status", "text": format!("text {}", self.texts)});
+        let said = ClientMessage::CustomStatus {
+            text: Some(format!("text {}", self.texts)),
+        };
         let since = self.plan.clock.monotonic();
-        self.send(frame.to_string()).await;
+        self.send(said.json()).await;
         self.expect("custom_status", "custom_status", since);
     }
 
     async fn log_out(&mut self) {
         self.tally.action("logout");
         let since = self.plan.clock.monotonic();
-        self.send(r#"{"type":"logout"}"#.to_owned()).await;
+        self.send(ClientMessage::Logout.json()).await;
         if let Some(socket) = self.phone.socket.take() {
             self.leaving.push(Leaving {
                 socket,

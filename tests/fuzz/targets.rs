@@ -2,6 +2,7 @@
 //! of it.
 
 use super::corpus::{bytes, file, golden, lines};
+use crate::api::frames as messages;
 use crate::checkpoint::manifest::{Manifest, Name};
 use crate::config::Credential;
 use crate::gateway::frames;
@@ -440,7 +441,7 @@ fn request(input: &[u8]) -> bool {
 
 fn frame(input: &[u8]) -> bool {
     let text = String::from_utf8_lossy(input);
-    match frames::read(&text) {
+    match messages::read(&text) {
         Ok(_) => true,
         Err(bad) => {
             // The answer to the client is built from it.
