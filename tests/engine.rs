@@ -11,24 +11,12 @@ use rollcall::log::{self, Commit, Limit, Log as _, PartitionHandle, Position, Re
 use rollcall::presence::change::Output;
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Offset, Partition, Revision};
+use rollcall::random::Random;
 use rollcall::schema::{avro, json};
 use rollcall::sim::{history, oracle_input};
 use std::path::Path;
 use std::sync::Arc;
 use story::scenarios;
-
-/// A small deterministic source of choices.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % sides
-    }
-}
 
 struct World {
     log: Arc<MemoryLog>,
@@ -268,7 +256,7 @@ fn seeds(default: u64) -> u64 {
 fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state() {
     let (mut compared, mut taken_over) = (0, 0);
     for seed in 0..seeds(40) {
-        let mut dice = Dice(seed);
+        let mut random = Random(seed);
         let records = history::records(seed, 200);
         let lines: String = records
             .map(|(offset, ts, event)| history::record_json(offset, ts, event.as_ref()) + "\n")
@@ -277,11 +265,11 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
         let expected = oracle_input::fold(lines.as_bytes(), policy.clone(), Partition(0), Some(1));
         let expected = Expected::new(expected.lines.iter().map(String::as_str));
         let tuning = Tuning {
-            fetch_users: 1 + dice.roll(3) as usize,
-            cached_users: dice.roll(4) as usize,
-            store_commit_records: 1 + dice.roll(40),
-            log_commit_ms: dice.roll(3),
-            commit_bytes: 1 + dice.roll(2_000) as usize,
+            fetch_users: 1 + random.below(3) as usize,
+            cached_users: random.below(4) as usize,
+            store_commit_records: 1 + random.below(40),
+            log_commit_ms: random.below(3),
+            commit_bytes: 1 + random.below(2_000) as usize,
             ..Tuning::default()
         };
         let world = World::new(&lines, Partition(0), 1, policy, tuning);
@@ -295,19 +283,19 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
         loop {
             rounds += 1;
             assert!(rounds < 20_000, "{story}: no end");
-            world.clock.advance_ms(dice.roll(3));
-            let limit = |dice: &mut Dice| Limit {
-                records: 1 + dice.roll(20) as usize,
+            world.clock.advance_ms(random.below(3));
+            let limit = |random: &mut Random| Limit {
+                records: 1 + random.below(20) as usize,
                 bytes: 1 << 20,
             };
-            if dice.roll(12) == 0 {
-                let fault = match dice.roll(2) {
+            if random.below(12) == 0 {
+                let fault = match random.below(2) {
                     0 => CommitFault::Applied,
                     _ => CommitFault::NotApplied,
                 };
                 world.log.fail_commits(1, fault, log::Error::Write("for a test".into()));
             }
-            let ended = match owner.step(limit(&mut dice)) {
+            let ended = match owner.step(limit(&mut random)) {
                 Ok(step) => step.records == 0 && owner.is_caught_up(),
                 Err(Error::Log(log::Error::Read(_) | log::Error::Write(_))) => false,
                 Err(error) => panic!("{story}: {error}"),
@@ -317,9 +305,9 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
                 owner.commit_store().expect("nothing fails any more");
             }
             let given = world.outputs();
-            while dice.roll(3) > 0 || ended {
+            while random.below(3) > 0 || ended {
                 let stepped = standby
-                    .step(limit(&mut dice))
+                    .step(limit(&mut random))
                     .unwrap_or_else(|error| panic!("{story}: {error}"));
                 let committed = world.log.committed(Partition(0)).expect("a position");
                 let shown = standby.state().offset().filter(|_| standby.is_settled());
@@ -339,7 +327,7 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
             } else {
                 assert!(!ended, "{story}: the standby has not followed to the end");
             }
-            if dice.roll(25) == 0 {
+            if random.below(25) == 0 {
                 drop(standby);
                 standby = world
                     .stand_by(store(1 - owning))
@@ -349,7 +337,7 @@ fn a_standby_gives_nothing_shows_only_what_is_committed_and_has_the_owners_state
             if ended {
                 break;
             }
-            if dice.roll(25) == 0 {
+            if random.below(25) == 0 {
                 // The owner dies, and with it what was not committed.
                 drop(owner);
                 world.log.heal();
@@ -427,7 +415,7 @@ fn a_standby_that_cannot_take_over_is_a_standby_still_and_can_later() {
 #[test]
 fn whatever_happens_the_outputs_are_the_same_each_once_and_in_order() {
     for seed in 0..seeds(60) {
-        let mut dice = Dice(seed);
+        let mut random = Random(seed);
         let records = history::records(seed, 300);
         let lines: String = records
             .map(|(offset, ts, event)| history::record_json(offset, ts, event.as_ref()) + "\n")
@@ -437,10 +425,10 @@ fn whatever_happens_the_outputs_are_the_same_each_once_and_in_order() {
         let expected = oracle_input::fold(lines.as_bytes(), policy.clone(), Partition(0), Some(partitions));
         let expected = Expected::new(expected.lines.iter().map(String::as_str));
         let tuning = Tuning {
-            fetch_users: 1 + dice.roll(3) as usize,
-            cached_users: dice.roll(4) as usize,
-            store_commit_records: 1 + dice.roll(40),
-            log_commit_ms: dice.roll(3),
+            fetch_users: 1 + random.below(3) as usize,
+            cached_users: random.below(4) as usize,
+            store_commit_records: 1 + random.below(40),
+            log_commit_ms: random.below(3),
             ..Tuning::default()
         };
         let world = World::new(&lines, Partition(0), partitions, policy, tuning);
@@ -452,19 +440,19 @@ fn whatever_happens_the_outputs_are_the_same_each_once_and_in_order() {
         loop {
             rounds += 1;
             assert!(rounds < 20_000, "{story}: no end");
-            world.clock.advance_ms(dice.roll(3));
-            if dice.roll(12) == 0 {
-                let fault = match dice.roll(2) {
+            world.clock.advance_ms(random.below(3));
+            if random.below(12) == 0 {
+                let fault = match random.below(2) {
                     0 => CommitFault::Applied,
                     _ => CommitFault::NotApplied,
                 };
                 world.log.fail_commits(1, fault, log::Error::Write("for a test".into()));
             }
-            if dice.roll(15) == 0 {
+            if random.below(15) == 0 {
                 world.log.fail_reads(1, log::Error::Read("for a test".into()));
             }
             let limit = Limit {
-                records: 1 + dice.roll(20) as usize,
+                records: 1 + random.below(20) as usize,
                 bytes: 1 << 20,
             };
             match walk.step(limit) {
@@ -476,7 +464,7 @@ fn whatever_happens_the_outputs_are_the_same_each_once_and_in_order() {
                 Ok(_) | Err(Error::Log(log::Error::Read(_) | log::Error::Write(_))) => {}
                 Err(error) => panic!("{story}: {error}"),
             }
-            if dice.roll(25) == 0 {
+            if random.below(25) == 0 {
                 drop(walk);
                 world.log.heal();
                 walk = world.open(store).unwrap_or_else(|error| panic!("{story}: {error}"));

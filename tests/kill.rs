@@ -23,6 +23,7 @@ use checks::{check_events, check_followed, check_outputs, check_shown, has_follo
 use clients::{Client, Over, Shown, USERS, World, escaped, first_policy, user};
 use followers::{Seen, follow};
 use process::{Server, agent, get, rollcall, until, wait};
+use rollcall::random::Random;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::io::{Read as _, Write as _};
@@ -45,25 +46,9 @@ const PATIENCE: Duration = Duration::from_secs(60);
 /// at its own limit, 20 seconds, and not with status 0.
 const STOPPED: Duration = Duration::from_secs(60);
 
-/// A small deterministic source of choices.
-struct Dice(u64);
-
-impl Dice {
-    fn roll(&mut self, sides: u64) -> u64 {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        (self.0 >> 33) % sides
-    }
-
-    fn pick<'a, T>(&mut self, of: &'a [T]) -> &'a T {
-        &of[self.roll(of.len() as u64) as usize]
-    }
-
-    fn pause(&mut self, least_ms: u64, most_ms: u64) {
-        thread::sleep(Duration::from_millis(least_ms + self.roll(most_ms - least_ms + 1)));
-    }
+/// Waits for some time, from the least to the most.
+fn pause(random: &mut Random, least_ms: u64, most_ms: u64) {
+    thread::sleep(Duration::from_millis(random.between(least_ms, most_ms + 1)));
 }
 
 fn seed() -> u64 {
@@ -81,12 +66,12 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
     let policy_file = directory.join("policy.json");
     std::fs::write(&policy_file, first_policy().to_string()).expect("written");
     let policy_file = policy_file.to_str().expect("UTF-8");
-    let mut dice = Dice(seed());
+    let mut random = Random(seed());
     let world = World::default();
     let seen: [Seen; 2] = FOLLOWED.map(|_| Mutex::new(vec![Vec::new(); PARTITIONS as usize]));
     // Few users in memory, so that they are fetched from the store.
-    let start = |dice: &mut Dice| {
-        let cached = *dice.pick(&["0", "3", "50000"]);
+    let start = |random: &mut Random| {
+        let cached = *random.pick(&["0", "3", "50000"]);
         Server::spawn(directory, &["--policy", policy_file, "--cached-users", cached])
     };
 
@@ -98,40 +83,40 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
         }
         let clients: Vec<_> = (0..CLIENTS)
             .map(|number| {
-                let dice = Dice(seed().wrapping_mul(1_000) + number);
-                let client = Client::new(number, world, dice);
+                let random = Random(seed().wrapping_mul(1_000) + number);
+                let client = Client::new(number, world, random);
                 scope.spawn(move || client.run())
             })
             .collect();
 
         for kill in 1..=KILLS {
-            let mut server = start(&mut dice);
+            let mut server = start(&mut random);
             if kill % 6 == 0 {
                 // Stopped normally, at once or while all clients have open requests. What this saves in
                 // the store is where the next ones begin; else it is saved only after half a minute.
                 world.address.set(server.port());
-                let most = 400 * dice.roll(2);
-                dice.pause(0, most);
+                let most = 400 * random.below(2);
+                pause(&mut random, 0, most);
                 server.stop();
-                server = start(&mut dice);
+                server = start(&mut random);
             }
-            if dice.roll(4) == 0 {
+            if random.below(4) == 0 {
                 // While it starts: makes the log, reads it, folds it again.
-                dice.pause(0, 60);
+                pause(&mut random, 0, 60);
             } else {
                 world.address.set(server.port());
-                dice.pause(20, 700);
+                pause(&mut random, 20, 700);
             }
             server.kill();
             if kill % 10 == 0 {
                 // Longer than what counts as an outage.
-                dice.pause(2_050, 2_200);
+                pause(&mut random, 2_050, 2_200);
             }
         }
 
-        let mut server = start(&mut dice);
+        let mut server = start(&mut random);
         world.address.set(server.port());
-        dice.pause(200, 400);
+        pause(&mut random, 200, 400);
         world.sent.store(true, Ordering::SeqCst);
         let mut requests = Vec::new();
         let mut shown = Vec::new();
@@ -149,7 +134,7 @@ fn whatever_moment_it_is_killed_nothing_acknowledged_is_lost_and_nothing_comes_t
         check_shown(&shelves, &shown);
 
         // Again: the state that it reports now. Deadlines fire meanwhile, as the log shows afterwards.
-        let mut server = start(&mut dice);
+        let mut server = start(&mut random);
         world.address.set(server.port());
         let now = show_everybody(world);
         for (topic, seen) in seen.iter().enumerate() {

@@ -25,7 +25,7 @@ pub struct Group {
 pub struct Membership {
     life: Life,
     /// Facts that the machine has not received yet.
-    news: VecDeque<Fact>,
+    facts: VecDeque<Fact>,
     /// Whether there is a worker.
     pub works: bool,
     /// The command that the worker has received and not executed yet.
@@ -39,24 +39,24 @@ impl Group {
         self.member = Some(machine);
         self.wanted = None;
         self.last = machine;
-        parts[machine].news.push_back(Fact::Assigned);
+        parts[machine].facts.push_back(Fact::Assigned);
     }
 
     /// The member has not released the partition in time: the others stop waiting for it.
     fn give_up(&mut self, parts: &mut [Membership]) {
         if let Some(member) = self.member.take() {
-            parts[member].news.push_back(Fact::Lost);
+            parts[member].facts.push_back(Fact::Lost);
         }
     }
 }
 
 impl Membership {
     pub fn is_live(&self) -> bool {
-        self.life == Life::Live && self.news.is_empty() && self.pending.is_none()
+        self.life == Life::Live && self.facts.is_empty() && self.pending.is_none()
     }
 
     pub fn is_absent(&self) -> bool {
-        self.life == Life::Absent && self.news.is_empty()
+        self.life == Life::Absent && self.facts.is_empty()
     }
 
     /// The process has died, and its state is lost.
@@ -99,7 +99,7 @@ impl Cast {
                     } else if is_asked_back {
                         group.wanted = Some(next);
                         group.patience = patience;
-                        parts[member].news.push_back(Fact::Revoked);
+                        parts[member].facts.push_back(Fact::Revoked);
                     }
                     false
                 }
@@ -111,7 +111,7 @@ impl Cast {
     }
 
     /// The group gives a partition to another machine than its present member, without waiting. Returns the new
-    /// machine, which has received the news. A machine that is in the middle of a step is not chosen.
+    /// machine, which has received the fact. A machine that is in the middle of a step is not chosen.
     pub fn move_on(&self, partition: Partition, stepping: Option<usize>) -> usize {
         let others = self.below(2) as usize;
         let machine = {
@@ -135,7 +135,7 @@ impl Cast {
         let mut nodes = self.nodes(partition);
         let (group, parts) = nodes.group();
         if let Some(member) = group.member {
-            parts[member].news.push_back(Fact::Revoked);
+            parts[member].facts.push_back(Fact::Revoked);
             if member != machine {
                 group.give_up(parts);
             }
@@ -145,7 +145,7 @@ impl Cast {
 
     /// A machine receives the next of its facts. Returns whether there was one.
     pub fn hear(&self, partition: Partition, machine: usize) -> bool {
-        let fact = self.nodes(partition).part(machine).news.pop_front();
+        let fact = self.nodes(partition).part(machine).facts.pop_front();
         if let Some(fact) = fact {
             self.learn(partition, machine, fact);
         }

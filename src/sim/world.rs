@@ -545,7 +545,7 @@ impl Run {
         transcript.extend_from_slice(shelf.input.state_lines().as_bytes());
     }
 
-    /// Delivers all news to all machines and lets them execute their commands, until one machine has the partition and
+    /// Delivers all facts to all machines and lets them execute their commands, until one machine has the partition and
     /// is at the end of the log.
     fn come_to_life(&self, partition: Partition) -> Result<Process, String> {
         let lives = {

@@ -3,7 +3,7 @@
 use crate::engine::Node;
 use crate::proxied::Proxied;
 use crate::python;
-use crate::run::Run;
+use crate::run::{Run, pause};
 use crate::timeline::Target;
 use std::fmt;
 use std::io::Write as _;
@@ -83,10 +83,10 @@ impl Fault {
             Fault::Nap => sleep(run, (200, 2_500)),
             Fault::Storm(times) => storm(run, *times),
             Fault::BrokerKilled => {
-                let broker = 1 + run.dice.roll(3);
+                let broker = 1 + run.random.index(3);
                 let from = SystemTime::now();
                 brokers(run, "kill", &[broker]);
-                run.dice.pause(1_000, 8_000);
+                pause(&mut run.random, 1_000, 8_000);
                 brokers(run, "start", &[broker]);
                 run.timeline.note(self.kind(), Target::Brokers, from);
                 run.settle();
@@ -96,7 +96,7 @@ impl Fault {
                 let broker = printed.trim().parse().expect("a number");
                 let from = SystemTime::now();
                 brokers(run, "stop", &[broker]);
-                run.dice.pause(3_000, 6_000);
+                pause(&mut run.random, 3_000, 6_000);
                 brokers(run, "start", &[broker]);
                 run.timeline.note(self.kind(), Target::Brokers, from);
                 run.settle();
@@ -110,7 +110,7 @@ impl Fault {
                 run.settle();
             }
             Fault::BrokersPaused(ms) => {
-                run.dice.pause(200, 700);
+                pause(&mut run.random, 200, 700);
                 let from = SystemTime::now();
                 brokers(run, "pause", &[1, 2, 3]);
                 thread::sleep(Duration::from_millis(*ms));
@@ -129,7 +129,7 @@ impl Fault {
                 let old = node.data.join("old");
                 copy(&store(node), &old);
                 node.start(None);
-                run.dice.pause(4_000, 6_000);
+                pause(&mut run.random, 4_000, 6_000);
                 node.kill();
                 std::fs::remove_dir_all(store(node)).expect("it was there");
                 std::fs::rename(&old, store(node)).expect("put back");
@@ -139,13 +139,13 @@ impl Fault {
 }
 
 fn kill(run: &mut Run<'_>) {
-    run.dice.pause(0, 1_800);
+    pause(&mut run.random, 0, 1_800);
     let node = run.any();
     let from = SystemTime::now();
     run.nodes[node].kill();
     // At once, or so late that another has taken over.
-    let most = [50, 1_000, 5_500][run.dice.roll(3)];
-    run.dice.pause(0, most);
+    let most = [50, 1_000, 5_500][run.random.index(3)];
+    pause(&mut run.random, 0, most);
     run.nodes[node].start(None);
     run.note("engine killed", node, from);
 }
@@ -173,10 +173,10 @@ fn failpoint(run: &mut Run<'_>, step: &str, nth: u32) {
 
 fn sleep(run: &mut Run<'_>, (least_ms, most_ms): (u64, u64)) {
     let node = run.any();
-    run.dice.pause(0, 300);
+    pause(&mut run.random, 0, 300);
     let from = SystemTime::now();
     run.nodes[node].signal("STOP");
-    run.dice.pause(least_ms, most_ms);
+    pause(&mut run.random, least_ms, most_ms);
     run.nodes[node].signal("CONT");
     run.note("engine asleep", node, from);
 }
@@ -193,14 +193,14 @@ fn storm(run: &mut Run<'_>, times: u32) {
         if !run.nodes[node].is_running() {
             run.nodes[node].start(None);
         } else if running > 1 {
-            if run.dice.roll(2) == 0 {
+            if run.random.index(2) == 0 {
                 run.nodes[node].kill();
             } else {
                 run.nodes[node].stop();
             }
         }
         run.note("engine joined or left", node, from);
-        run.dice.pause(0, 1_500);
+        pause(&mut run.random, 0, 1_500);
     }
     run.settle();
 }
@@ -310,7 +310,7 @@ fn checkpoints_damaged(run: &mut Run<'_>) {
         let largest = files.max_by_key(|file| file.metadata().map_or(0, |file| file.len()));
         let largest = largest.expect("it has files");
         let mut bytes = std::fs::read(&largest).expect("readable");
-        let place = run.dice.roll(bytes.len());
+        let place = run.random.index(bytes.len());
         bytes[place] ^= 1;
         std::fs::write(&largest, bytes).expect("written");
     }

@@ -3,8 +3,8 @@
 
 use crate::frames::{Api, Frame};
 use crate::proxy::Action;
-use crate::run::Dice;
 use crate::timeline::{Target, Timeline};
+use rollcall::random::Random;
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write as _;
@@ -34,7 +34,7 @@ const FETCHED: [&str; 2] = ["fetched", "fetched-before"];
 const FETCHED_BYTES_MAX: u64 = 64 << 20;
 
 pub struct RandomFaults {
-    dice: Dice,
+    random: Random,
     every: Duration,
     due: Instant,
     api: Api,
@@ -70,7 +70,7 @@ impl RandomFaults {
         let now = Instant::now();
         let file = File::create(directory.join(FETCHED[0])).expect("a file");
         RandomFaults {
-            dice: Dice(seed),
+            random: Random(seed),
             every,
             due: now,
             api: Api::EndTxn,
@@ -109,22 +109,22 @@ impl RandomFaults {
         };
         self.timeline.note_until(kind, target, from, from + lasts);
         let twice = self.every.as_millis() as usize * 2;
-        self.due = now + Duration::from_millis(self.dice.roll(twice + 1) as u64);
+        self.due = now + Duration::from_millis(self.random.index(twice + 1) as u64);
         self.choose(self.due);
         Some(action)
     }
 
     fn choose(&mut self, now: Instant) {
-        self.api = APIS[self.dice.roll(APIS.len())];
+        self.api = APIS[self.random.index(APIS.len())];
         self.chosen = now;
     }
 
     fn time(&mut self, most_ms: usize) -> Duration {
-        Duration::from_millis(1 + self.dice.roll(most_ms) as u64)
+        Duration::from_millis(1 + self.random.index(most_ms) as u64)
     }
 
     fn action(&mut self) -> (&'static str, Action) {
-        match self.dice.roll(20) {
+        match self.random.index(20) {
             0..4 => ("network: request late", Action::Delay(self.time(700))),
             4..8 => ("network: answer late", Action::DelayAnswer(self.time(700))),
             8..11 => ("network: request lost, connection reset", Action::Lose),

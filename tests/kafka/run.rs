@@ -10,6 +10,7 @@ use crate::space::Space;
 use crate::table::{Reconciled, Row};
 use crate::timeline::{self, Explained, Target, Timeline};
 use crate::watcher::Watcher;
+use rollcall::random::Random;
 use serde_json::Value;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -20,22 +21,9 @@ use std::time::{Duration, Instant, SystemTime};
 /// How long a partition may make no progress when no fault is active.
 pub const PATIENCE: Duration = Duration::from_secs(150);
 
-/// A small deterministic source of choices.
-pub struct Dice(pub u64);
-
-impl Dice {
-    pub fn roll(&mut self, sides: usize) -> usize {
-        self.0 = self
-            .0
-            .wrapping_mul(6364136223846793005)
-            .wrapping_add(1442695040888963407);
-        ((self.0 >> 33) % sides as u64) as usize
-    }
-
-    pub fn pause(&mut self, least_ms: u64, most_ms: u64) {
-        let more = self.roll((most_ms - least_ms + 1) as usize) as u64;
-        thread::sleep(Duration::from_millis(least_ms + more));
-    }
+/// Waits for some time, from the least to the most.
+pub fn pause(random: &mut Random, least_ms: u64, most_ms: u64) {
+    thread::sleep(Duration::from_millis(random.between(least_ms, most_ms + 1)));
 }
 
 /// What a run is made of.
@@ -64,7 +52,7 @@ pub struct Run<'c> {
     /// Whose brokers may be struck; None where only engines are.
     pub cluster: Option<&'c Proxied>,
     pub space: Space,
-    pub dice: Dice,
+    pub random: Random,
     pub nodes: Vec<Node>,
     /// Which of them faults of engines may strike.
     pub mortal: Vec<usize>,
@@ -107,7 +95,7 @@ pub fn run(plan: &Plan, bootstrap: &str, cluster: Option<&Proxied>, seed: u64) -
     let nodes: Vec<Node> = nodes.collect();
     let mut run = Run {
         cluster,
-        dice: Dice(seed),
+        random: Random(seed),
         mortal: (0..nodes.len()).collect(),
         nodes,
         checkpoints,
@@ -262,7 +250,7 @@ impl Run<'_> {
 
     /// One of the nodes that run; all of them do between faults.
     pub fn any(&mut self) -> usize {
-        self.mortal[self.dice.roll(self.mortal.len())]
+        self.mortal[self.random.index(self.mortal.len())]
     }
 
     /// What the engines said, if anything is wrong; else only what troubled them.

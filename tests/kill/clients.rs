@@ -1,8 +1,9 @@
 //! Clients that send events and queries, and record the answers.
 
 use crate::process::{Address, agent, get};
-use crate::{Dice, PARTITIONS, PATIENCE};
+use crate::{PARTITIONS, PATIENCE, pause};
 use rollcall::presence::{Offset, Partition};
+use rollcall::random::Random;
 use rollcall::schema::partitioner::partition_of;
 use serde_json::{Value, json};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -138,18 +139,18 @@ impl Drop for Over<'_> {
 pub struct Client<'w> {
     pub number: u64,
     pub world: &'w World,
-    pub dice: Dice,
+    pub random: Random,
     pub markers: Vec<String>,
     /// Connections that were made, as fields of events.
     links: Vec<Value>,
 }
 
 impl Client<'_> {
-    pub fn new(number: u64, world: &World, dice: Dice) -> Client<'_> {
+    pub fn new(number: u64, world: &World, random: Random) -> Client<'_> {
         Client {
             number,
             world,
-            dice,
+            random,
             markers: markers(),
             links: Vec::new(),
         }
@@ -160,22 +161,22 @@ impl Client<'_> {
     }
 
     fn event(&mut self) -> Value {
-        let user = user(self.dice.roll(USERS));
-        let gateway = self.dice.roll(GATEWAYS.len() as u64) as usize;
+        let user = user(self.random.below(USERS));
+        let gateway = self.random.below(GATEWAYS.len() as u64) as usize;
         let epoch = &self.world.epochs[gateway];
         let device = |kind: &str, link: &Value| {
             let mut event = link.clone();
             event["type"] = json!(kind);
             event
         };
-        let roll = self.dice.roll(100);
+        let roll = self.random.below(100);
         match roll {
             25..85 if !self.links.is_empty() => {
                 // Mostly a late one.
                 let late = self.links.len().saturating_sub(12) as u64;
-                let at = match self.dice.roll(4) {
-                    0 => self.dice.roll(self.links.len() as u64),
-                    _ => late + self.dice.roll(self.links.len() as u64 - late),
+                let at = match self.random.below(4) {
+                    0 => self.random.below(self.links.len() as u64),
+                    _ => late + self.random.below(self.links.len() as u64 - late),
                 };
                 let link = self.links[at as usize].clone();
                 match roll {
@@ -184,7 +185,7 @@ impl Client<'_> {
                     64..67 => device("foreground", &link),
                     67..75 => {
                         let mut event = device("disconnect", &link);
-                        event["reason"] = json!(self.dice.pick(&["closed", "exit"]));
+                        event["reason"] = json!(self.random.pick(&["closed", "exit"]));
                         event
                     }
                     75..78 => device("logout", &link),
@@ -208,42 +209,42 @@ impl Client<'_> {
                 }
             }
             85..89 => {
-                let text = *self.dice.pick(&[Some("busy"), Some("在忙 😀"), None]);
+                let text = *self.random.pick(&[Some("busy"), Some("在忙 😀"), None]);
                 json!({"type": "custom_status", "user": user, "text": text})
             }
-            89..91 => match self.dice.roll(3) {
+            89..91 => match self.random.below(3) {
                 0 => json!({"type": "kick", "user": user}),
-                1 => json!({"type": "kick", "user": user, "platform": self.dice.pick(&PLATFORMS)}),
-                _ => json!({"type": "kick", "user": user, "platform": self.dice.pick(&PLATFORMS), "device": "d1"}),
+                1 => json!({"type": "kick", "user": user, "platform": self.random.pick(&PLATFORMS)}),
+                _ => json!({"type": "kick", "user": user, "platform": self.random.pick(&PLATFORMS), "device": "d1"}),
             },
             91 => json!({"type": "forget", "user": user}),
             92..97 => {
-                let ttl_ms = *self.dice.pick(&[0, 50, 300, 1_000, 3_000, 3_000]);
+                let ttl_ms = *self.random.pick(&[0, 50, 300, 1_000, 3_000, 3_000]);
                 // The one after an ended epoch is a new process of the gateway; sometimes it did not say goodbye.
-                let epoch = match ttl_ms == 0 || self.dice.roll(12) == 0 {
+                let epoch = match ttl_ms == 0 || self.random.below(12) == 0 {
                     true => epoch.fetch_add(1, Ordering::SeqCst) + u64::from(ttl_ms != 0),
                     false => epoch.load(Ordering::SeqCst),
                 };
                 json!({"type": "lease", "gateway": GATEWAYS[gateway], "epoch": epoch, "ttl_ms": ttl_ms})
             }
-            97 if self.dice.roll(6) == 0 => {
-                let login = *self.dice.pick(&["single", "dual", "triple", "multi"]);
-                json!({"type": "policy", "policy": policy(login, 800 + self.dice.roll(1_500))})
+            97 if self.random.below(6) == 0 => {
+                let login = *self.random.pick(&["single", "dual", "triple", "multi"]);
+                json!({"type": "policy", "policy": policy(login, 800 + self.random.below(1_500))})
             }
-            98 if self.dice.roll(6) == 0 => json!({"type": "tick"}),
+            98 if self.random.below(6) == 0 => json!({"type": "tick"}),
             _ => {
                 let link = json!({
                     "user": user,
-                    "platform": self.dice.pick(&PLATFORMS),
-                    "device": self.dice.pick(&["d1", "d2"]),
+                    "platform": self.random.pick(&PLATFORMS),
+                    "device": self.random.pick(&["d1", "d2"]),
                     "gateway": GATEWAYS[gateway],
                     "epoch": epoch.load(Ordering::SeqCst),
                     "conn": self.world.conns.fetch_add(1, Ordering::SeqCst),
                 });
                 self.links.push(link.clone());
                 let mut event = device("connect", &link);
-                event["intent"] = json!(self.dice.pick(&["login", "login", "resume"]));
-                if self.dice.roll(2) == 0 {
+                event["intent"] = json!(self.random.pick(&["login", "login", "resume"]));
+                if self.random.below(2) == 0 {
                     event["client"] = json!(format!("client {}", self.number));
                 }
                 event
@@ -252,19 +253,19 @@ impl Client<'_> {
     }
 
     fn request(&mut self, number: usize) -> Request {
-        let marked = self.dice.roll(4) > 0;
+        let marked = self.random.below(4) > 0;
         let mut events = Vec::new();
         if marked {
             let text = format!("{} {number}", self.number);
             let mark = |user: &String| json!({"type": "custom_status", "user": user, "text": text});
             events.extend(self.markers.iter().map(mark));
         }
-        let most = match (marked, self.dice.roll(12)) {
+        let most = match (marked, self.random.below(12)) {
             (false, _) => 1,
             (true, 0) => 196,
             (true, _) => 12,
         };
-        for _ in 0..=self.dice.roll(most) {
+        for _ in 0..=self.random.below(most) {
             events.push(self.event());
         }
         events.truncate(200);
@@ -288,24 +289,24 @@ impl Client<'_> {
                 });
                 match answered {
                     Ok((200, answer)) => request.acknowledged = Some(offsets(&answer, &request.records)),
-                    Ok((503, _)) | Err(_) => self.dice.pause(1, 20),
+                    Ok((503, _)) | Err(_) => pause(&mut self.random, 1, 20),
                     Ok((status, answer)) => panic!("{status} {answer} for {body}"),
                 }
             }
             if let Some(offsets) = &request.acknowledged
-                && self.dice.roll(4) == 0
+                && self.random.below(4) == 0
             {
                 shown.extend(self.look(&agent, &request, offsets));
             }
             requests.push(request);
-            self.dice.pause(0, 12);
+            pause(&mut self.random, 0, 12);
         }
         (requests, shown)
     }
 
     /// Asks for a user of a request, as it is after the request.
     fn look(&mut self, agent: &ureq::Agent, request: &Request, offsets: &[Offset]) -> Option<Shown> {
-        let at = self.dice.roll(offsets.len() as u64) as usize;
+        let at = self.random.below(offsets.len() as u64) as usize;
         let (record, offset) = (&request.records[at].1, offsets[at]);
         let user = record["user"].as_str()?;
         let path = format!("/v1/users/{}?at_least={offset}", escaped(user));

@@ -279,7 +279,7 @@ impl Journal {
         Journal(Mutex::default())
     }
 
-    /// Of the soak in this directory, which begins if there is none yet. Nobody else can open it as long as this one is there.
+    /// Of the soak in this directory, or of one that begins now. Nobody else can open it as long as this one is there.
     pub fn open(directory: &Path) -> Result<Journal, String> {
         let path = directory.join(FILE);
         let cannot = |error: std::io::Error| format!("{}: {error}", path.display());

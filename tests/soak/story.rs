@@ -15,11 +15,12 @@ use crate::proxied::Proxied;
 use crate::python::{self, Load};
 use crate::readers::Readers;
 use crate::report::{self, Compared, Verified};
-use crate::run::{Dice, PATIENCE, Run};
+use crate::run::{PATIENCE, Run};
 use crate::sampler::{Sampler, Subject};
 use crate::space::Space;
 use crate::stop::Stop;
 use crate::watcher::Watcher;
+use rollcall::random::Random;
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::net::TcpStream;
@@ -276,7 +277,7 @@ pub fn soak(settings: &Settings, directory: &Path, journal: &Arc<Journal>, stop:
     let load = load(settings, &space, &urls, seed, before, directory);
     let run = Run {
         cluster: Some(&proxied),
-        dice: Dice(seed),
+        random: Random(seed),
         nodes: nodes.into(),
         mortal: vec![1],
         checkpoints: directory.join("checkpoints"),

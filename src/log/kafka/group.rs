@@ -40,7 +40,7 @@ type MemberClient = Guarded<BaseConsumer<InboxContext>>;
 /// Events of the group that have not been polled yet.
 #[derive(Default)]
 struct GroupInbox {
-    news: Mutex<VecDeque<(bool, Vec<i32>)>>,
+    rebalances: Mutex<VecDeque<(bool, Vec<i32>)>>,
     /// No answers will be given any more.
     leaving: AtomicBool,
 }
@@ -60,8 +60,8 @@ impl ConsumerContext for InboxContext {
         }
         let assigned = change == RDKafkaRespErr::RD_KAFKA_RESP_ERR__ASSIGN_PARTITIONS;
         let partitions = partitions.elements().iter().map(|one| one.partition()).collect();
-        let mut news = locked(&self.0.news);
-        news.push_back((assigned, partitions));
+        let mut rebalances = locked(&self.0.rebalances);
+        rebalances.push_back((assigned, partitions));
     }
 
     fn commit_callback(&self, result: KafkaResult<()>, _: &TopicPartitionList) {
@@ -247,11 +247,11 @@ impl Drop for Member {
     fn drop(&mut self) {
         self.inbox.leaving.store(true, Ordering::Release);
         // Earlier events still need an answer. From here on the callback answers the group by itself.
-        let news = std::mem::take(&mut *locked(&self.inbox.news));
+        let rebalances = std::mem::take(&mut *locked(&self.inbox.rebalances));
         let mut owed: BTreeSet<Partition> = std::mem::take(&mut self.asked);
         owed.extend(std::mem::take(&mut self.answered));
         let mut taken = Vec::new();
-        for (assigned, partitions) in news {
+        for (assigned, partitions) in rebalances {
             let partitions = partitions.iter().map(|one| Partition((*one).max(0) as u32));
             match assigned {
                 true => taken.push(self.list(partitions)),
@@ -281,7 +281,7 @@ impl Group for Member {
             }
         });
         let failed = failed.map_err(Hung::unread)?;
-        let next = locked(&self.inbox.news).pop_front();
+        let next = locked(&self.inbox.rebalances).pop_front();
         let Some((assigned, partitions)) = next else {
             return match failed {
                 Some(error) if !matches!(error, KafkaError::PartitionEOF(_)) => Err(unread("the group", &error)),

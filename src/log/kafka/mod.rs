@@ -67,7 +67,7 @@ use std::collections::BTreeSet;
 use std::sync::atomic::{AtomicBool, AtomicU64};
 use std::sync::{Arc, Mutex, PoisonError, RwLock, Weak};
 use std::time::Duration;
-use tail::Tail;
+use tail::RecentOutputs;
 
 const OWNERS_WAIT: Duration = Duration::from_secs(30);
 const METADATA: Duration = Duration::from_secs(10);
@@ -115,7 +115,7 @@ pub struct KafkaLog {
     /// Asks for the group's committed offsets and is no member of it.
     offsets: Arc<Source>,
     appender: Appender,
-    tail: Tail,
+    tail: RecentOutputs,
     owners: KnownOwners,
     standbys: SharedStandbys,
     /// Whether the topic of incidents was there when it was asked for last.
@@ -158,7 +158,7 @@ impl KafkaLog {
         let offsets = Source::of_group(committed, clock.clone())?;
         let appender = Appender::new(name(Topic::Events), node.client("append"))?;
         let seconds = Arc::new(SecondSource::new(node.client("second"), clock.clone()));
-        let tail = Tail::new(node.client("tail"), clock, node.partitions, name)?;
+        let tail = RecentOutputs::new(node.client("tail"), clock, node.partitions, name)?;
         let log = Arc::new_cyclic(|this| KafkaLog {
             this: this.clone(),
             node,
@@ -261,7 +261,7 @@ impl KafkaLog {
         &self.owned
     }
 
-    fn tail(&self) -> &Tail {
+    fn tail(&self) -> &RecentOutputs {
         &self.tail
     }
 

@@ -78,7 +78,7 @@ fn size(record: &Record) -> usize {
 }
 
 /// See the module documentation.
-pub struct Tail {
+pub struct RecentOutputs {
     clock: Arc<dyn Clock>,
     source: Arc<Source>,
     buffers: BTreeMap<Key, Mutex<TailBuffer>>,
@@ -111,14 +111,14 @@ struct BufferReader {
     failing: Option<Backoff>,
 }
 
-impl Tail {
+impl RecentOutputs {
     /// Creates a tail that begins at the present end of what is committed.
     pub fn new(
         config: ClientConfig,
         clock: Arc<dyn Clock>,
         partitions: u32,
         name: impl Fn(Topic) -> Arc<str>,
-    ) -> Result<Tail, Error> {
+    ) -> Result<RecentOutputs, Error> {
         let source = Source::new(config.clone(), clock.clone())?;
         let mut buffers = BTreeMap::new();
         for topic in FOLLOWED {
@@ -138,7 +138,7 @@ impl Tail {
                 buffers.insert((topic, partition), Mutex::new(buffer));
             }
         }
-        Ok(Tail {
+        Ok(RecentOutputs {
             older: HistoryReaders::new(config, clock.clone(), partitions),
             clock,
             source,

@@ -2,7 +2,7 @@
 //!
 //! While one group is synced the next one gathers, so the slower the disk, the more appends share a sync.
 
-use super::block::{Packer, Tail};
+use super::block::{Packer, ShardEnd};
 use super::{AppenderState, keys, locked};
 use crate::failpoint;
 use crate::log::{Acknowledge, Appended, Error, NewRecord, Topic};
@@ -214,7 +214,7 @@ fn write(shared: &AppenderState, group: &[Vec<(Partition, NewRecord)>]) -> Resul
     }
 
     let mut batch = WriteBatch::default();
-    let mut tails: Vec<(Partition, Tail)> = Vec::with_capacity(packers.len());
+    let mut tails: Vec<(Partition, ShardEnd)> = Vec::with_capacity(packers.len());
     for (partition, packer) in packers {
         let (blocks, tail) = packer.finish();
         for (first, block) in blocks {

@@ -130,7 +130,7 @@ impl Taken {
 
 /// Where the next block of a topic and partition goes.
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
-pub(super) struct Tail {
+pub(super) struct ShardEnd {
     pub end: u64,
     pub ts: u64,
     /// Bytes of all blocks so far.
@@ -139,7 +139,7 @@ pub(super) struct Tail {
 
 /// Packs new records of one topic and partition into blocks.
 pub(super) struct Packer {
-    tail: Tail,
+    tail: ShardEnd,
     ts: u64,
     open: Vec<u8>,
     first: u64,
@@ -148,7 +148,7 @@ pub(super) struct Packer {
 
 impl Packer {
     /// Goes on at a tail. The records get the time given, or the tail's if that is later.
-    pub fn after(tail: Tail, now_ms: u64) -> Packer {
+    pub fn after(tail: ShardEnd, now_ms: u64) -> Packer {
         Packer {
             tail,
             ts: tail.ts.max(now_ms),
@@ -182,7 +182,7 @@ impl Packer {
     }
 
     /// The blocks (first offset, value) and the tail after them.
-    pub fn finish(mut self) -> (Vec<(u64, Vec<u8>)>, Tail) {
+    pub fn finish(mut self) -> (Vec<(u64, Vec<u8>)>, ShardEnd) {
         self.close();
         self.tail.ts = self.ts;
         (self.closed, self.tail)
@@ -243,7 +243,7 @@ pub(crate) fn is_block(value: &[u8]) -> bool {
     let Some(records) = read(FIRST, value) else {
         return false;
     };
-    let tail = Tail {
+    let tail = ShardEnd {
         end: FIRST,
         ts: records[0].ts,
         bytes: 0,
@@ -283,7 +283,7 @@ mod tests {
 
     #[test]
     fn a_block_is_these_bytes_for_ever() {
-        let tail = Tail {
+        let tail = ShardEnd {
             end: 7,
             ts: 0x0a,
             bytes: 0x0b,
@@ -300,7 +300,7 @@ mod tests {
         let bytes = 0x0b + 12 + expected.len() as u64;
         assert_eq!(
             after,
-            Tail {
+            ShardEnd {
                 end: 10,
                 ts: 0x0a,
                 bytes
@@ -310,7 +310,7 @@ mod tests {
 
     #[test]
     fn what_is_packed_is_unpacked_over_many_blocks() {
-        let mut packer = Packer::after(Tail::default(), 5);
+        let mut packer = Packer::after(ShardEnd::default(), 5);
         let sizes = [0, 1, 127, 128, 40_000, 70_000, 3, 300_000, 64 * 1024];
         for size in sizes {
             packer.push(Some(&vec![b'k'; size / 2]), &vec![b'v'; size]);
@@ -330,7 +330,7 @@ mod tests {
 
     #[test]
     fn bytes_that_are_no_block_are_refused_and_never_a_panic() {
-        let mut packer = Packer::after(Tail::default(), 5);
+        let mut packer = Packer::after(ShardEnd::default(), 5);
         for _ in 0..3 {
             packer.push(Some(b"key"), b"value");
         }

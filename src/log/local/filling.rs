@@ -2,7 +2,7 @@
 //!
 //! While its layout is [`keys::LAYOUT_UNFINISHED`] no version takes it for a log. Finishing is one synced write.
 
-use super::block::{Packer, Tail};
+use super::block::{Packer, ShardEnd};
 use super::opening::Purpose;
 use super::{AppenderState, LocalLog, Settings, keys, locked};
 use crate::clock::Clock;
@@ -72,7 +72,7 @@ fn write(shared: &AppenderState, events: Vec<(Partition, CopiedEvent)>) -> Resul
     shared.still_there()?;
     let mut durable = shared.ends();
     let mut batch = WriteBatch::default();
-    let mut tails: Vec<(Partition, Tail)> = Vec::with_capacity(by_partition.len());
+    let mut tails: Vec<(Partition, ShardEnd)> = Vec::with_capacity(by_partition.len());
     for (partition, events) in by_partition {
         let mut tail = *locked(
             &shared

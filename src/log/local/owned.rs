@@ -3,7 +3,7 @@
 //! Nothing but this process can write to the directory, so the fence is a number in memory. A permit does not keep the
 //! log open: what is committed after the log was closed is refused with [`Error::Closed`].
 
-use super::block::{Packer, Tail};
+use super::block::{Packer, ShardEnd};
 use super::{AppenderState, keys, locked, retention};
 use crate::log::{Commit, Error, Limit, OwnedPartition, PartitionEvents, Position, Range, Record, Topic};
 use crate::presence::{Offset, Partition};
@@ -52,7 +52,7 @@ impl LocalPartition {
         // Not refused, whatever the clock says: what is given out here was let in before.
         let now_ms = shared.time.stamp_ms().unwrap_or_else(|_| shared.time.now_ms());
         let mut batch = WriteBatch::default();
-        let mut tails: Vec<(Topic, Tail)> = Vec::new();
+        let mut tails: Vec<(Topic, ShardEnd)> = Vec::new();
         for (topic, records) in commit.outputs.iter() {
             let Some(topic) = topic.topic() else { continue };
             let mut packer = Packer::after(*locked(&partition_shards.shard(topic).tail), now_ms);

@@ -4,7 +4,7 @@
 //! Iterators have a lower bound at the start kept and an upper one at the end, so none walks the tombstones that
 //! retention leaves.
 
-use super::block::{Block, Tail, Taken};
+use super::block::{Block, ShardEnd, Taken};
 use super::tables::{Damage, Tables, within};
 use super::{keys, time};
 use crate::log::{Limit, Record, Topic};
@@ -17,7 +17,7 @@ use std::time::Duration;
 pub(super) struct ShardWriter {
     start: AtomicU64,
     end: AtomicU64,
-    pub tail: Mutex<Tail>,
+    pub tail: Mutex<ShardEnd>,
     /// What retention knows. Held while something is dropped.
     pub retention: Mutex<Retention>,
 }
@@ -49,7 +49,7 @@ pub(super) struct Oldest {
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub(super) struct Found {
     pub start: u64,
-    pub tail: Tail,
+    pub tail: ShardEnd,
 }
 
 impl ShardWriter {
@@ -92,7 +92,7 @@ pub(super) fn find(tables: &Tables, topic: Topic, partition: Partition) -> Resul
         return match start {
             0 => Ok(Found {
                 start,
-                tail: Tail::default(),
+                tail: ShardEnd::default(),
             }),
             // The newest block is never dropped.
             _ => Err(missing(topic, partition, start)),
@@ -110,7 +110,7 @@ pub(super) fn find(tables: &Tables, topic: Topic, partition: Partition) -> Resul
     let last = parse(topic, partition, key, value)?;
     Ok(Found {
         start,
-        tail: Tail {
+        tail: ShardEnd {
             end: last.end(),
             ts: last.ts,
             bytes: last.until(),
