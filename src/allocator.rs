@@ -11,8 +11,8 @@ pub use tikv_jemallocator::Jemalloc as Allocator;
 
 /// The options of jemalloc; `_RJEM_MALLOC_CONF` in the environment overrides each of them.
 ///
-/// * Memory that was freed is kept for a second: if that were shorter than the time between two batches, the next batch
-///   would have it cleared and mapped again.
+/// * One thread gives memory back, since the default of one for each arena is not needed. What was freed is kept for a
+///   second: if that were shorter than the time between two batches, the next batch would have it cleared and mapped again.
 /// * Four arenas on every machine, since each keeps some memory of its own: the default is four for each core of the
 ///   machine, also in a container that may use two of them. An arena for each core (`percpu_arena`) complains on standard
 ///   error where the process may not use all cores.
@@ -22,7 +22,7 @@ pub use tikv_jemallocator::Jemalloc as Allocator;
 /// Elsewhere jemalloc has its defaults: on macOS it does not start with a thread of its own.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 const OPTIONS: &CStr =
-    c"background_thread:true,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4,tcache_max:4096,thp:never";
+    c"background_thread:true,max_background_threads:1,dirty_decay_ms:1000,muzzy_decay_ms:0,narenas:4,tcache_max:4096,thp:never";
 
 /// jemalloc reads its options here before `main`: a pointer to the first byte of a text that ends with 0.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]

@@ -458,6 +458,29 @@ fn the_doctor_sees_a_server_and_the_machine_and_changes_nothing() {
     );
 }
 
+/// If the symbol that names them had another name, or the linker left it out, jemalloc would use its defaults and nobody would
+/// know.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[test]
+fn jemalloc_has_the_options_of_the_program_and_the_environment_overrides_them() {
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    // It prints each option that is set, in their order, and ends the process if one is unknown.
+    command.env("_RJEM_MALLOC_CONF", "confirm_conf:true,abort_conf:true,narenas:3");
+    let output = command.arg("--version").output().expect("it runs");
+    let printed = String::from_utf8(output.stderr).expect("text");
+    let set: Vec<&str> = printed
+        .lines()
+        .filter_map(|line| line.split("Set conf value: ").nth(1))
+        .collect();
+    assert!(set.contains(&"background_thread:true"), "{printed}");
+    let arenas: Vec<&str> = set
+        .into_iter()
+        .filter(|option| option.starts_with("narenas:"))
+        .collect();
+    assert_eq!(arenas, ["narenas:4", "narenas:3"], "{printed}");
+    assert!(output.status.success(), "{printed}");
+}
+
 #[test]
 fn the_version_says_what_was_built_and_shells_can_complete_every_command() {
     let (version, _) = run(&["--version"]);

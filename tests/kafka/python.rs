@@ -26,9 +26,6 @@ fn directory() -> PathBuf {
 pub fn mortal(program: &str) -> Command {
     let mut command = Command::new("setpriv");
     command.args(["--pdeathsig", "KILL", program]).process_group(0);
-    // Without huge pages the resident memory of our programs is what they have touched, and not 2 MiB for each thread's first
-    // allocation and whatever the kernel adds later.
-    command.env("MIMALLOC_ALLOW_THP", "0");
     command
 }
 
