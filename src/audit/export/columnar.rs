@@ -6,7 +6,7 @@ use super::{Cell, ColumnKind, ExportColumn};
 use crate::presence::LogTime;
 use crate::schema::write_output_id;
 use bytes::Bytes;
-use parquet::basic::Compression;
+use parquet::basic::{Compression, Encoding};
 use parquet::column::reader::{ColumnReader, ColumnReaderImpl};
 use parquet::column::writer::ColumnWriter;
 use parquet::data_type::{ByteArray, DataType};
@@ -17,6 +17,7 @@ use parquet::file::serialized_reader::SerializedFileReader;
 use parquet::file::writer::SerializedFileWriter;
 use parquet::record::Field;
 use parquet::schema::parser::parse_message_type;
+use parquet::schema::types::ColumnPath;
 use std::io::{self, Write};
 use std::sync::Arc;
 
@@ -24,7 +25,7 @@ const GROUP_ROWS: usize = 65_536;
 const GROUP_BYTES: usize = 32 << 20;
 
 /// The fields of a device in a list of devices.
-const DEVICE_FIELDS: [&str; 5] = ["platform", "device", "gateway", "before", "after"];
+pub const DEVICE_FIELDS: [&str; 5] = ["platform", "device", "gateway", "before", "after"];
 
 /// A Parquet file that is being written.
 pub struct ParquetFile<W: Write + Send> {
@@ -60,20 +61,34 @@ fn failed(error: ParquetError) -> io::Error {
     }
 }
 
+/// Returns the id of a column of a table, by its place in it. Readers of Apache Iceberg know a column by its id, so a new column of
+/// a table is its last one.
+pub fn column_id(place: usize) -> i32 {
+    i32::try_from(place + 1).expect("a table has few columns")
+}
+
+/// Returns the id of the elements of a column of lists. The fields of the elements have the ids after it.
+pub fn element_id(column: i32) -> i32 {
+    100 * column
+}
+
 /// The schema in the notation of Parquet.
-fn message_type(columns: &[ExportColumn]) -> String {
+fn message_type(columns: &[ExportColumn], ids: &[i32]) -> String {
     let mut text = "message rows {\n".to_owned();
-    for ExportColumn { name, kind, nullable } in columns {
+    for (ExportColumn { name, kind, nullable }, id) in columns.iter().zip(ids) {
         let repetition = if *nullable { "OPTIONAL" } else { "REQUIRED" };
         text += &match kind {
-            ColumnKind::Text => format!("{repetition} BYTE_ARRAY {name} (STRING);\n"),
-            ColumnKind::Number => format!("{repetition} INT64 {name};\n"),
-            ColumnKind::Time => format!("{repetition} INT64 {name} (TIMESTAMP(MILLIS,true));\n"),
+            ColumnKind::Text => format!("{repetition} BYTE_ARRAY {name} (STRING) = {id};\n"),
+            ColumnKind::Number => format!("{repetition} INT64 {name} = {id};\n"),
+            ColumnKind::Time => format!("{repetition} INT64 {name} (TIMESTAMP(MILLIS,true)) = {id};\n"),
             ColumnKind::Devices => {
-                let fields = DEVICE_FIELDS.map(|field| format!("REQUIRED BYTE_ARRAY {field} (STRING);"));
+                let element = element_id(*id);
+                let fields = DEVICE_FIELDS.iter().zip(element + 1..);
+                let fields: String = fields
+                    .map(|(field, id)| format!(" REQUIRED BYTE_ARRAY {field} (STRING) = {id};"))
+                    .collect();
                 format!(
-                    "REQUIRED group {name} (LIST) {{ REPEATED group list {{ REQUIRED group element {{ {} }} }} }}\n",
-                    fields.join(" ")
+                    "REQUIRED group {name} (LIST) = {id} {{ REPEATED group list {{ REQUIRED group element = {element} {{{fields} }} }} }}\n"
                 )
             }
         };
@@ -83,9 +98,26 @@ fn message_type(columns: &[ExportColumn]) -> String {
 
 impl<W: Write + Send> ParquetFile<W> {
     pub fn begin(output: W, columns: &'static [ExportColumn]) -> io::Result<ParquetFile<W>> {
-        let schema = parse_message_type(&message_type(columns)).map_err(failed)?;
-        let properties = WriterProperties::builder().set_compression(Compression::SNAPPY).build();
-        let writer = SerializedFileWriter::new(output, Arc::new(schema), Arc::new(properties)).map_err(failed)?;
+        let ids: Vec<i32> = (0..columns.len()).map(column_id).collect();
+        ParquetFile::begin_with(output, columns, &ids, None)
+    }
+
+    /// Begins a file whose columns have these ids. The numbers of the column `rising` mostly rise, and take a byte or two each.
+    pub fn begin_with(
+        output: W,
+        columns: &'static [ExportColumn],
+        ids: &[i32],
+        rising: Option<&str>,
+    ) -> io::Result<ParquetFile<W>> {
+        let schema = parse_message_type(&message_type(columns, ids)).map_err(failed)?;
+        let mut properties = WriterProperties::builder().set_compression(Compression::SNAPPY);
+        if let Some(column) = rising.map(ColumnPath::from) {
+            properties = properties
+                .set_column_dictionary_enabled(column.clone(), false)
+                .set_column_encoding(column, Encoding::DELTA_BINARY_PACKED);
+        }
+        let properties = Arc::new(properties.build());
+        let writer = SerializedFileWriter::new(output, Arc::new(schema), properties).map_err(failed)?;
         let mut leaves = Vec::new();
         for column in columns {
             let leaf = |values| Leaf {
