@@ -1,18 +1,20 @@
 //! A lake in an S3-compatible bucket.
 //!
 //! An object appears whole or not at all. A data file is written to the machine's temporary directory, where it has no name, and
-//! sent when it is whole. The manifest is the one object that is replaced, by a request that the store only carries out if the
+//! sent when it is whole. The manifest is replaced by a request that the store only carries out if the
 //! manifest is still the one that this process has read or written last (`If-Match` on its ETag, `If-None-Match: *` for the first).
 //! So of two processes that write, each manifest has one winner. When the response to that request was lost, the manifest is read
-//! again: it is ours if it has our bytes, which no other process writes, since they name their writer.
+//! again: it is ours if it has our bytes, which no other process writes, since they name their writer. What points to the newest
+//! metadata of Iceberg is replaced in the same way; its bytes are the number of a commit.
 //!
 //! A bucket that does not answer is waited for, as long as the [`BucketListener`] says so.
 
-use super::storage::{FOLDERS, LakeStorage, MANIFEST, ManifestWrite, is_ours};
+use super::storage::{FOLDERS, LakeStorage, METADATA, ManifestWrite, is_ours};
 use crate::objects::RequestFailure;
 use futures_util::TryStreamExt as _;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _, PutMode, PutPayload, PutResult, UpdateVersion};
+use std::collections::HashMap;
 use std::fs::File;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io::{self, Read as _, Seek as _, Write};
@@ -24,8 +26,7 @@ use tokio::runtime::Handle;
 const PIECE_BYTES: usize = 8 << 20;
 /// How long a request may take until the listener learns of it, and between two such notices.
 const SLOW: Duration = Duration::from_secs(10);
-const WRITE_MANIFEST: &str = "write manifest.json";
-/// An ETag that no manifest has.
+/// An ETag that no object has.
 const NO_E_TAG: &str = "\"00000000000000000000000000000000\"";
 
 /// What happens to the requests of a lake. `what` is what the lake was doing, such as `write manifest.json`.
@@ -50,8 +51,8 @@ pub struct LakeBucket {
     listener: BucketListener,
     writer: String,
     slow: Duration,
-    /// Of the manifest that was read or written last.
-    version: Option<UpdateVersion>,
+    /// Of the objects that are replaced, by path: the version that was read or written last.
+    versions: HashMap<String, UpdateVersion>,
     /// The store is known to carry out a request only under its conditions.
     keeps_conditions: bool,
 }
@@ -96,7 +97,7 @@ impl LakeBucket {
             listener,
             writer: format!("{:016x}", RandomState::new().hash_one(std::process::id())),
             slow: SLOW,
-            version: None,
+            versions: HashMap::new(),
             keeps_conditions: false,
         }
     }
@@ -173,9 +174,9 @@ impl LakeBucket {
         }
     }
 
-    fn put_manifest(&mut self, bytes: &[u8], mode: &PutMode) -> io::Result<Answer<PutResult>> {
-        let key = self.key(MANIFEST);
-        self.request(WRITE_MANIFEST, |objects| {
+    fn put_replacing(&mut self, path: &str, bytes: &[u8], mode: &PutMode) -> io::Result<Answer<PutResult>> {
+        let key = self.key(path);
+        self.request(&format!("write {path}"), |objects| {
             let (payload, key) = (PutPayload::from(bytes.to_vec()), key.clone());
             let mode = mode.clone();
             async move { Ok(objects.put_opts(&key, payload, mode.into()).await?) }
@@ -183,8 +184,8 @@ impl LakeBucket {
     }
 
     /// Fails if the store carries out a request whose condition does not hold: then nothing would keep two processes from
-    /// replacing each other's manifest. `bytes` are those of the manifest that this process has just written.
-    fn check_conditions(&mut self, bytes: &[u8]) -> io::Result<()> {
+    /// replacing each other's manifest. `bytes` are those of the object that this process has just written.
+    fn check_conditions(&mut self, path: &str, bytes: &[u8]) -> io::Result<()> {
         let no_version = UpdateVersion {
             e_tag: Some(NO_E_TAG.to_owned()),
             version: None,
@@ -193,7 +194,7 @@ impl LakeBucket {
             (PutMode::Update(no_version), "If-Match"),
             (PutMode::Create, "If-None-Match"),
         ] {
-            if matches!(self.put_manifest(bytes, &mode)?, Answer::Done(_)) {
+            if matches!(self.put_replacing(path, bytes, &mode)?, Answer::Done(_)) {
                 return Err(io::Error::other(format!(
                     "the store ignores {condition} of a PUT, so two processes could each replace what the other has committed; \
                      use a store with conditional writes"
@@ -302,6 +303,30 @@ impl LakeStorage for LakeBucket {
         Ok(found)
     }
 
+    fn list_metadata(&mut self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for folder in FOLDERS {
+            let folder = format!("{folder}/{METADATA}");
+            let prefix = self.key(&folder);
+            let listed = self.request("list the metadata", |objects| {
+                let prefix = prefix.clone();
+                async move { Ok(objects.list(Some(&prefix)).try_collect::<Vec<_>>().await?) }
+            })?;
+            let Answer::Done(listed) = listed else {
+                return Err(unexpected());
+            };
+            for object in listed {
+                if let Some(name) = object.location.filename()
+                    && object.location == prefix.clone().join(name)
+                {
+                    found.push(format!("{folder}/{name}"));
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     fn remove(&mut self, path: &str) -> io::Result<()> {
         let key = self.key(path);
         // Somebody else may have removed it: that is what was asked for.
@@ -312,9 +337,9 @@ impl LakeStorage for LakeBucket {
         .map(|_| ())
     }
 
-    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
-        let key = self.key(MANIFEST);
-        let read = self.request("read manifest.json", |objects| {
+    fn current(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        let key = self.key(path);
+        let read = self.request(&format!("read {path}"), |objects| {
             let key = key.clone();
             async move {
                 let found = objects.get(&key).await?;
@@ -327,44 +352,45 @@ impl LakeStorage for LakeBucket {
         })?;
         match read {
             Answer::Done((bytes, version)) => {
-                self.version = Some(version);
+                self.versions.insert(path.to_owned(), version);
                 Ok(Some(bytes.to_vec()))
             }
             Answer::Missing => {
-                self.version = None;
+                self.versions.remove(path);
                 Ok(None)
             }
             Answer::Outdated => Err(unexpected()),
         }
     }
 
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
+    fn replace(&mut self, path: &str, bytes: &[u8]) -> io::Result<ManifestWrite> {
         loop {
-            let before = self.version.clone();
+            let before = self.versions.get(path).cloned();
             let mode = before.clone().map_or(PutMode::Create, PutMode::Update);
-            if let Answer::Done(put) = self.put_manifest(bytes, &mode)?
+            if let Answer::Done(put) = self.put_replacing(path, bytes, &mode)?
                 && put.e_tag.is_some()
             {
-                self.version = Some(UpdateVersion {
+                let version = UpdateVersion {
                     e_tag: put.e_tag,
                     version: put.version,
-                });
+                };
+                self.versions.insert(path.to_owned(), version);
                 break;
             }
             // An earlier attempt may have got through without its response.
-            if self.manifest()?.as_deref() == Some(bytes) {
+            if self.current(path)?.as_deref() == Some(bytes) {
                 break;
             }
-            if self.version != before {
+            if self.versions.get(path) != before.as_ref() {
                 return Ok(ManifestWrite::Outdated);
             }
             (self.listener)(BucketNotice::Away {
-                what: WRITE_MANIFEST,
+                what: &format!("write {path}"),
                 failure: &RequestFailure::conflict(),
             })?;
         }
         if !self.keeps_conditions {
-            self.check_conditions(bytes)?;
+            self.check_conditions(path, bytes)?;
         }
         Ok(ManifestWrite::Done)
     }

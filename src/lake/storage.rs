@@ -1,7 +1,7 @@
 //! Where the files of a lake are: what it asks of a place ([`LakeStorage`]), and a directory.
 //!
-//! A data file gets its name when it is whole and synced, and no file ever takes the name of another. The manifest is the one
-//! file that is replaced, in one step.
+//! A data file gets its name when it is whole and synced, and no file ever takes the name of another. The manifest, and what points
+//! to the newest metadata of Iceberg, are replaced, in one step.
 
 use crate::directory::{self, sync};
 use std::fs::{self, File, TryLockError};
@@ -13,6 +13,8 @@ use std::sync::atomic::{AtomicU64, Ordering};
 pub const FOLDERS: [&str; 3] = ["changes", "intervals", "concurrency"];
 /// The name of the manifest.
 pub const MANIFEST: &str = "manifest.json";
+/// The folder in each of the [`FOLDERS`] with the metadata of Iceberg.
+pub(super) const METADATA: &str = "metadata";
 const LOCK: &str = "writer.lock";
 /// What names of files that are being written end with.
 pub(super) const PART: &str = ".part";
@@ -25,7 +27,7 @@ pub trait LakeStorage {
     /// Begins a data file in one of the [`FOLDERS`].
     fn create(&mut self, folder: &str) -> io::Result<Self::NewFile>;
 
-    /// Gives a file its name. It survives the death of the machine from now on.
+    /// Gives a file its name, in its folder or in the `metadata` folder there. It survives the death of the machine from now on.
     fn publish(&mut self, file: Self::NewFile, path: &str) -> io::Result<()>;
 
     fn open(&mut self, path: &str) -> io::Result<File>;
@@ -33,14 +35,27 @@ pub trait LakeStorage {
     /// Returns the data files, and what is left of unfinished ones, with their sizes.
     fn list(&mut self) -> io::Result<Vec<(String, u64)>>;
 
+    /// Returns the files in the `metadata` folders of all [`FOLDERS`].
+    fn list_metadata(&mut self) -> io::Result<Vec<String>>;
+
     fn remove(&mut self, path: &str) -> io::Result<()>;
 
-    /// Returns the manifest; none in a lake that has no commit yet.
-    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>>;
+    /// Returns a file that is replaced as a whole, if it is there.
+    fn current(&mut self, path: &str) -> io::Result<Option<Vec<u8>>>;
 
-    /// Replaces the manifest in one step, if it is still the one that this process has read or written last. It survives the death
+    /// Replaces a file in one step, if it is still the one that this process has read or written last. It survives the death
     /// of the machine from then on.
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite>;
+    fn replace(&mut self, path: &str, bytes: &[u8]) -> io::Result<ManifestWrite>;
+
+    /// Returns the manifest; none in a lake that has no commit yet.
+    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
+        self.current(MANIFEST)
+    }
+
+    /// Replaces the manifest as [`replace`](LakeStorage::replace) does.
+    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
+        self.replace(MANIFEST, bytes)
+    }
 
     /// Returns what names this process in manifests, where others may write to the same lake. `None`: no other process can
     /// write to it while this value exists.
@@ -49,11 +64,11 @@ pub trait LakeStorage {
     }
 }
 
-/// Whether a manifest was written.
+/// Whether a file that is replaced as a whole was written.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum ManifestWrite {
     Done,
-    /// Another process has replaced the manifest since it was read, so nothing was written.
+    /// Another process has replaced it since it was read, so nothing was written.
     Outdated,
 }
 
@@ -109,7 +124,11 @@ impl LakeDirectory {
 
 /// Returns the manifest of a lake in a directory that another process may be writing to.
 pub fn read_manifest(root: &Path) -> io::Result<Option<Vec<u8>>> {
-    match fs::read(root.join(MANIFEST)) {
+    read_if_there(&root.join(MANIFEST))
+}
+
+fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
+    match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
         Err(error) => Err(error),
@@ -153,9 +172,11 @@ impl LakeStorage for LakeDirectory {
 
     fn publish(&mut self, file: UnnamedFile, path: &str) -> io::Result<()> {
         let named = self.root.join(path);
+        let folder = named.parent().unwrap_or(&self.root);
+        directory::create(folder)?;
         file.file.sync_all()?;
         fs::rename(&file.path, &named)?;
-        named.parent().map_or(Ok(()), sync)
+        sync(folder)
     }
 
     fn open(&mut self, path: &str) -> io::Result<File> {
@@ -180,6 +201,24 @@ impl LakeStorage for LakeDirectory {
         Ok(found)
     }
 
+    fn list_metadata(&mut self) -> io::Result<Vec<String>> {
+        let mut found = Vec::new();
+        for folder in FOLDERS {
+            let folder = format!("{folder}/{METADATA}");
+            let entries = match fs::read_dir(self.root.join(&folder)) {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => continue,
+                entries => entries?,
+            };
+            for entry in entries {
+                if let Some(name) = entry?.file_name().to_str() {
+                    found.push(format!("{folder}/{name}"));
+                }
+            }
+        }
+        found.sort_unstable();
+        Ok(found)
+    }
+
     fn remove(&mut self, path: &str) -> io::Result<()> {
         match fs::remove_file(self.root.join(path)) {
             // Somebody else has removed it: that is what was asked for.
@@ -188,17 +227,19 @@ impl LakeStorage for LakeDirectory {
         }
     }
 
-    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
-        read_manifest(&self.root)
+    fn current(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        read_if_there(&self.root.join(path))
     }
 
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
-        let temporary = self.root.join(format!(".{MANIFEST}{PART}"));
+    fn replace(&mut self, path: &str, bytes: &[u8]) -> io::Result<ManifestWrite> {
+        let named = self.root.join(path);
+        let name = named.file_name().unwrap_or_default().to_string_lossy();
+        let temporary = named.with_file_name(format!(".{name}{PART}"));
         let mut file = File::create(&temporary)?;
         file.write_all(bytes)?;
         file.sync_all()?;
-        fs::rename(&temporary, self.root.join(MANIFEST))?;
-        sync(&self.root)?;
+        fs::rename(&temporary, &named)?;
+        sync(named.parent().unwrap_or(&self.root))?;
         Ok(ManifestWrite::Done)
     }
 }

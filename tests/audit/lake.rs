@@ -129,12 +129,16 @@ impl<S: LakeStorage> LakeStorage for Fated<S> {
         self.fate.step(|| self.inner.remove(path))
     }
 
-    fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
-        self.fate.request(|| self.inner.manifest())
+    fn list_metadata(&mut self) -> io::Result<Vec<String>> {
+        self.fate.request(|| self.inner.list_metadata())
     }
 
-    fn set_manifest(&mut self, bytes: &[u8]) -> io::Result<ManifestWrite> {
-        self.fate.step(|| self.inner.set_manifest(bytes))
+    fn current(&mut self, path: &str) -> io::Result<Option<Vec<u8>>> {
+        self.fate.request(|| self.inner.current(path))
+    }
+
+    fn replace(&mut self, path: &str, bytes: &[u8]) -> io::Result<ManifestWrite> {
+        self.fate.step(|| self.inner.replace(path, bytes))
     }
 
     fn writer(&self) -> Option<&str> {
@@ -142,7 +146,7 @@ impl<S: LakeStorage> LakeStorage for Fated<S> {
     }
 }
 
-fn cell(field: &Field) -> Value {
+pub fn cell(field: &Field) -> Value {
     match field {
         Field::Null => Value::Null,
         Field::Str(text) => json!(text),
@@ -197,7 +201,7 @@ pub fn table(rows: impl IntoIterator<Item = Value>) -> Table {
 }
 
 /// The three tables, read as docs/lake.md says.
-fn tables(lake: &Path, manifest: &LakeManifest) -> [Table; 3] {
+pub fn tables(lake: &Path, manifest: &LakeManifest) -> [Table; 3] {
     let key = |row: &Value| json!([row["change"], row["platform"], row["device"]]).to_string();
     let ended = rows(lake, &manifest.intervals.ended);
     let since: Vec<LakeFile> = manifest.ended_since().cloned().collect();
@@ -305,7 +309,7 @@ pub fn is_the_fold(lake: &Path, stories: &[Vec<Value>]) {
 }
 
 /// So many changes of each partition make a commit.
-const BATCH: usize = 5;
+pub const BATCH: usize = 5;
 
 /// Gives a lake so many changes more of each partition, and says whether there were any.
 pub fn take<S: LakeStorage>(lake: &mut Lake<S>, stories: &[Vec<Value>], more: usize) -> Result<bool, Error> {
@@ -375,7 +379,7 @@ pub fn rows_of(manifest: Option<LakeManifest>) -> Option<LakeManifest> {
 }
 
 /// A directory of which a sync costs nothing, where the machine has one: there are thousands.
-fn in_memory() -> tempfile::TempDir {
+pub fn in_memory() -> tempfile::TempDir {
     let memory = Path::new("/dev/shm");
     match memory.is_dir() {
         true => tempfile::tempdir_in(memory).unwrap(),
@@ -440,13 +444,13 @@ pub fn lake(to: &Path, data: &Path, more: &[&str]) -> Command {
     command
 }
 
-fn once(to: &Path, data: &Path) {
+pub fn once(to: &Path, data: &Path) {
     let mut command = lake(to, data, &["--once"]);
     output(command.stderr(Stdio::piped()));
 }
 
 /// The rows of a table as DuckDB reads them through the views that `--sql` prints, as text and sorted.
-fn in_duckdb(python: &str, to: &Path, name: &str) -> Table {
+pub fn in_duckdb(python: &str, to: &Path, name: &str) -> Table {
     let views = output(rollcall(&["lake", "--sql", "--to"]).arg(to));
     let file = to.join(format!("{name}.sql"));
     std::fs::write(&file, views).unwrap();
