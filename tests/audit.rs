@@ -10,6 +10,8 @@ mod bucket;
 mod export;
 #[path = "audit/files.rs"]
 mod files;
+#[path = "audit/iceberg.rs"]
+mod iceberg;
 #[path = "audit/incidents.rs"]
 mod incidents;
 #[path = "audit/lake.rs"]

@@ -134,7 +134,10 @@ const ARROWS: &[Arrow] = &[
         ],
     ),
     // It follows the change topic; the command reads it.
-    ("lake", &["presence", "audit", "directory", "objects", "version"]),
+    (
+        "lake",
+        &["presence", "audit", "directory", "objects", "varint", "version"],
+    ),
     (
         "sim",
         &[

@@ -17,7 +17,7 @@ use crate::config::units::{Seconds, Span};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
 use crate::lake::manifest::LakeManifest;
 use crate::lake::storage::{LakeDirectory, LakeStorage};
-use crate::lake::{self, Lake, PENDING_MAX};
+use crate::lake::{self, Lake, PENDING_MAX, iceberg};
 use crate::log::{Error, Limit, Range, Reader, Record, Topic};
 use crate::metrics;
 use crate::presence::change::Change;
@@ -66,8 +66,12 @@ pub struct Args {
     #[arg(long)]
     once: bool,
     /// Prints the views of the tables as SQL for DuckDB, as of the last commit, and ends
-    #[arg(long, conflicts_with_all = ["once", "data", "kafka", "from_oldest"])]
+    #[arg(long, conflicts_with_all = ["once", "data", "kafka", "from_oldest", "iceberg"])]
     sql: bool,
+    /// Makes the tables also tables of Apache Iceberg: after each commit it writes metadata of format version 2 into `metadata` of
+    /// each table. A lake that has them gets them without this flag too, until their folders are removed
+    #[arg(long)]
+    iceberg: bool,
     /// Begins a new lake with the oldest change that is kept, although earlier ones are gone. Without it that is an error
     #[arg(long)]
     from_oldest: bool,
@@ -133,13 +137,15 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     match place {
         Place::Directory(root) => {
             let storage = LakeDirectory::open(&root);
-            process.run(storage.with_context(|| format!("cannot use {} as a lake", root.display()))?)
+            let storage = storage.with_context(|| format!("cannot use {} as a lake", root.display()))?;
+            process.run(storage, || place::directory_uri(&root))
         }
         Place::Bucket(bucket) => {
             let (interrupted, trouble) = (process.interrupted.clone(), process.trouble.clone());
             let listener = place::waiting(args.once, interrupted, trouble, process.behind.clone());
+            let uri = bucket.uri();
             let storage = bucket.open(process.runtime.handle().clone(), listener);
-            match process.run(storage) {
+            match process.run(storage, || uri) {
                 // It was asked to stop. With --once that is not what it was started for.
                 Err(error) if !args.once && is_interrupted(&error) => {
                     tracing::warn!("{error:#}");
@@ -175,7 +181,8 @@ struct LakeProcess<'a> {
 }
 
 impl LakeProcess<'_> {
-    fn run<S: LakeStorage>(self, storage: S) -> anyhow::Result<()> {
+    /// `uri` is where the lake is for readers of Iceberg, or why they cannot find it.
+    fn run<S: LakeStorage>(self, mut storage: S, uri: impl FnOnce() -> anyhow::Result<String>) -> anyhow::Result<()> {
         let LakeProcess {
             args,
             reader,
@@ -186,7 +193,15 @@ impl LakeProcess<'_> {
             serve_status(&self.runtime, args.status, self.trouble.clone())?;
         }
         let (schemas, _runtime) = log::schemas(args.registry.as_ref())?;
-        let (lake, left) = Lake::open(storage, reader.partitions())?;
+        let is_begun = iceberg::is_begun(&mut storage)?;
+        if is_begun && !args.iceberg {
+            tracing::info!("the tables have metadata of Iceberg, which are kept up to date as with --iceberg");
+        }
+        let partitions = reader.partitions();
+        let (lake, left) = match is_begun || args.iceberg {
+            true => Lake::open_with_iceberg(storage, partitions, uri()?)?,
+            false => Lake::open(storage, partitions)?,
+        };
         if !left.is_empty() {
             tracing::warn!(files = left.len(), first = %left[0], "removed files of a commit that was interrupted");
         }

@@ -70,7 +70,11 @@ pub struct ConcurrencyFiles {
 #[derive(Serialize, Deserialize, Clone, PartialEq, Eq, Debug)]
 pub struct ReplacedFile {
     pub path: String,
+    /// Since when nobody who begins to read finds the file; known at the commit after the one that replaced it.
     pub at_ms: u64,
+    /// The first commit that no longer names it; 0 in a manifest of a version that did not keep it.
+    #[serde(default)]
+    pub commit: u64,
 }
 
 /// How far the change topic of a partition is in the tables.

@@ -8,12 +8,15 @@
 //! Where nothing else keeps other processes from writing, the manifest does: it can only be replaced by a process that knows the
 //! newest one. Of two that write, the second one to commit ends, and nothing of what it has written is visible.
 //!
+//! Where it is asked for, [`iceberg`] makes metadata of Apache Iceberg from each manifest that was committed.
+//!
 //! Memory: about 200 bytes for each user and each device that ever had a change, for the intervals that hold; rows of one group
 //! for each table; at most [`PENDING_MAX`] intervals that began since the last commit. The clock is not read here.
 //!
 //! [`docs/lake.md`]: ../../docs/lake.md
 
 pub mod bucket;
+pub mod iceberg;
 pub mod manifest;
 mod partition;
 mod restore;
@@ -30,6 +33,8 @@ use crate::audit::id_text;
 use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
 use crate::version;
+use iceberg::IcebergTables;
+use iceberg::positions::row_key;
 use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LastChange, ReplacedFile, UnusableManifest, WHOLE};
 use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
@@ -119,6 +124,8 @@ pub struct Lake<S: LakeStorage> {
     manifest: LakeManifest,
     partitions: Vec<LakePartition>,
     pending: Pending<S>,
+    /// `None`: there are no tables of Iceberg.
+    iceberg: Option<IcebergTables>,
     /// After a failure what is in memory is not what is committed.
     has_failed: bool,
     /// See [`OPEN_CHANGED_MAX`].
@@ -128,18 +135,35 @@ pub struct Lake<S: LakeStorage> {
 impl<S: LakeStorage> Lake<S> {
     /// Opens a lake of a log with so many partitions, or begins one. Returns also the files that a process left which was killed;
     /// they are removed.
-    pub fn open(mut storage: S, partitions: u32) -> Result<(Lake<S>, Vec<String>), Error> {
-        let manifest = begin(&mut storage, partitions)?;
+    pub fn open(storage: S, partitions: u32) -> Result<(Lake<S>, Vec<String>), Error> {
+        Lake::begin(storage, partitions, None)
+    }
+
+    /// Opens a lake whose tables are also those of Iceberg. `root` is the URI of the lake, without a slash at its end.
+    pub fn open_with_iceberg(storage: S, partitions: u32, root: String) -> Result<(Lake<S>, Vec<String>), Error> {
+        Lake::begin(storage, partitions, Some(root))
+    }
+
+    fn begin(mut storage: S, partitions: u32, root: Option<String>) -> Result<(Lake<S>, Vec<String>), Error> {
+        let iceberg = root.map(|root| IcebergTables::begin(&mut storage, root));
+        let iceberg = iceberg.transpose()?;
+        let manifest = newest(&mut storage, partitions)?;
         let left = clean(&mut storage, &manifest)?;
         let mut lake = Lake {
             partitions: manifest.partitions.iter().map(LakePartition::at).collect(),
             manifest,
             storage,
             pending: Pending::default(),
+            iceberg,
             has_failed: false,
             open_changed_max: OPEN_CHANGED_MAX,
         };
-        restore::open_intervals(&mut lake.storage, &lake.manifest, &mut lake.partitions)?;
+        let rows = lake.iceberg.as_mut().map(|tables| &mut tables.rows);
+        restore::open_intervals(&mut lake.storage, &lake.manifest, &mut lake.partitions, rows)?;
+        if let Some(tables) = &mut lake.iceberg {
+            tables.remove_after(&mut lake.storage, lake.manifest.commit)?;
+            tables.publish(&mut lake.storage, &lake.manifest)?;
+        }
         Ok((lake, left))
     }
 
@@ -220,11 +244,17 @@ impl<S: LakeStorage> Lake<S> {
         write_row(storage, &mut pending.changes, FileList::Changes, &row)?;
         let (moved, minutes) = folded.apply(offset, change);
         for one in &moved.ended {
-            pending
+            let is_new = pending
                 .begun
-                .remove(&key(&change.user, one.device.as_ref(), &one.start));
+                .remove(&key(&change.user, one.device.as_ref(), &one.start))
+                .is_some();
             let EndedInterval { start, device, .. } = one;
             let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
+            if let Some(tables) = &mut self.iceberg
+                && !is_new
+            {
+                tables.rows.end(&row_key(start.by.change, device));
+            }
             let row = interval_row(partition, &change.user, device, start, Some(one));
             write_row(storage, &mut pending.ended, FileList::EndedIntervals, &row)?;
         }
@@ -245,6 +275,9 @@ impl<S: LakeStorage> Lake<S> {
             return Ok(false);
         }
         let pending = std::mem::take(&mut self.pending);
+        if let Some(tables) = &mut self.iceberg {
+            tables.rows.commit();
+        }
         let mut next = LakeManifest {
             partitions: self.partitions.iter().map(LakePartition::position).collect(),
             ..self.manifest.clone()
@@ -281,9 +314,16 @@ impl<S: LakeStorage> Lake<S> {
         let changed = rows_since + begun.len() as u64;
         let mut file = None;
         let list = FileList::OpenIntervals;
+        let mut rows = self.iceberg.as_mut().map(|tables| &mut tables.rows);
         if next.intervals.open.is_empty() || changed > self.open_changed_max.max(next.intervals.holding / 4) {
+            if let Some(rows) = &mut rows {
+                rows.clear();
+            }
             for one in &self.partitions {
                 one.open.each(|user, device, start| {
+                    if let Some(rows) = &mut rows {
+                        rows.add(row_key(start.by.change, device));
+                    }
                     let row = interval_row(one.partition, user, device, start, None);
                     write_row(&mut self.storage, &mut file, list, &row)
                 })?;
@@ -291,14 +331,28 @@ impl<S: LakeStorage> Lake<S> {
             let before = std::mem::take(&mut next.intervals.open);
             replace(next, before, now_ms);
             next.intervals.open_since = next.commit + 1;
-            return self.publish(next, file, WHOLE);
+            return self.publish_open(next, file, WHOLE);
         }
         for ((partition, _, _, user, device), start) in &begun {
             let device = device.as_ref().map(|(platform, device)| (&**platform, &**device));
+            if let Some(rows) = &mut rows {
+                rows.add(row_key(start.by.change, device));
+            }
             let row = interval_row(Partition(*partition), user, device, start, None);
             write_row(&mut self.storage, &mut file, list, &row)?;
         }
-        self.publish(next, file, 0)
+        self.publish_open(next, file, 0)
+    }
+
+    /// Publishes a file of open intervals.
+    fn publish_open(&mut self, next: &mut LakeManifest, file: Option<TableFile<S>>, level: u32) -> Result<(), Error> {
+        self.publish(next, file, level)?;
+        if let Some(tables) = &mut self.iceberg
+            && let Some(file) = next.intervals.open.last()
+        {
+            tables.rows.written(&file.path);
+        }
+        Ok(())
     }
 
     /// Writes the last minute of each partition, as it is so far.
@@ -337,6 +391,11 @@ impl<S: LakeStorage> Lake<S> {
         );
         let level = joined.first().map_or(0, |file| file.level + 1);
         let whole = whole.publish(&mut self.storage, commits, next.commit + 1, level)?;
+        if let Some(tables) = &mut self.iceberg
+            && list == FileList::OpenIntervals
+        {
+            tables.rows.joined(&joined, &whole.path);
+        }
         next.list_mut(list).insert(range.start, whole);
         replace(&mut next, joined, now_ms);
         self.replace_manifest(next, now_ms)?;
@@ -346,6 +405,10 @@ impl<S: LakeStorage> Lake<S> {
     /// Makes a manifest the one that counts, and removes files that nobody reads any more.
     fn replace_manifest(&mut self, mut next: LakeManifest, now_ms: u64) -> Result<(), Error> {
         next.committed_ms = now_ms;
+        // The metadata of Iceberg that name a file may have been the newest ones until this commit began.
+        for file in next.replaced.iter_mut().filter(|file| file.commit == next.commit) {
+            file.at_ms = now_ms;
+        }
         let (gone, kept) = std::mem::take(&mut next.replaced)
             .into_iter()
             .partition::<Vec<_>, _>(|file| file.at_ms + REPLACED_KEPT_MS <= now_ms);
@@ -354,6 +417,9 @@ impl<S: LakeStorage> Lake<S> {
             return Err(overtaken(&mut self.storage)?);
         }
         self.manifest = next;
+        if let Some(tables) = &mut self.iceberg {
+            tables.publish(&mut self.storage, &self.manifest)?;
+        }
         for file in gone {
             let removed = self.storage.remove(&file.path);
             removed.map_err(cannot(format!("remove {}", file.path)))?;
@@ -363,7 +429,7 @@ impl<S: LakeStorage> Lake<S> {
 }
 
 /// Returns the newest manifest, or that of a new lake.
-fn begin<S: LakeStorage>(storage: &mut S, partitions: u32) -> Result<LakeManifest, Error> {
+fn newest<S: LakeStorage>(storage: &mut S, partitions: u32) -> Result<LakeManifest, Error> {
     let manifest = match read_manifest(storage)? {
         Some(manifest) => manifest,
         None => match has_no_rows(storage) {
@@ -419,9 +485,11 @@ fn key(user: &str, device: Option<&(Box<str>, Box<str>)>, start: &IntervalStart)
 }
 
 fn replace(manifest: &mut LakeManifest, files: Vec<LakeFile>, now_ms: u64) {
+    let commit = manifest.commit + 1;
     manifest.replaced.extend(files.into_iter().map(|file| ReplacedFile {
         path: file.path,
         at_ms: now_ms,
+        commit,
     }));
 }
 

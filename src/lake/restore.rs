@@ -1,5 +1,6 @@
 //! The intervals that hold, read from the files of a lake when it is opened.
 
+use super::iceberg::positions::{OpenRows, row_key};
 use super::manifest::LakeManifest;
 use super::partition::LakePartition;
 use super::storage::LakeStorage;
@@ -24,11 +25,12 @@ struct IntervalRow<'a> {
     start: IntervalStart,
 }
 
-/// Gives the partitions the intervals that hold as of the manifest.
+/// Gives the partitions the intervals that hold as of the manifest, and notes in `rows` where their rows are.
 pub fn open_intervals<S: LakeStorage>(
     storage: &mut S,
     manifest: &LakeManifest,
     partitions: &mut [LakePartition],
+    mut rows: Option<&mut OpenRows>,
 ) -> Result<(), Error> {
     let mut ended: HashSet<IntervalKey> = HashSet::new();
     for file in manifest.ended_since() {
@@ -40,7 +42,14 @@ pub fn open_intervals<S: LakeStorage>(
     let mut holding = 0;
     for file in &manifest.intervals.open {
         each_row(storage, &file.path, |row| {
-            if ended.contains(&row.key()) {
+            let has_ended = ended.contains(&row.key());
+            if let Some(rows) = &mut rows {
+                match has_ended {
+                    true => rows.add_ended(),
+                    false => rows.add(row_key(row.start.by.change, row.device)),
+                }
+            }
+            if has_ended {
                 return Ok(());
             }
             holding += 1;
@@ -52,6 +61,9 @@ pub fn open_intervals<S: LakeStorage>(
             partition.restore(row.user.into(), device, row.start);
             Ok(())
         })?;
+        if let Some(rows) = &mut rows {
+            rows.written(&file.path);
+        }
     }
     if holding != manifest.intervals.holding {
         return Err(Error::Damaged {

@@ -27,7 +27,7 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 use tokio::runtime::Runtime;
 
-fn endpoint(server: &s3::Server) -> String {
+pub fn endpoint(server: &s3::Server) -> String {
     let environment = server.environment();
     let endpoint = environment.into_iter().find(|(name, _)| name == "AWS_ENDPOINT");
     endpoint.unwrap().1
@@ -35,14 +35,14 @@ fn endpoint(server: &s3::Server) -> String {
 
 /// Where the processes of a test write to.
 #[derive(Clone)]
-struct Bucket {
+pub struct Bucket {
     objects: Arc<dyn ObjectStore>,
     base: Key,
     runtime: Arc<Runtime>,
 }
 
 impl Bucket {
-    fn in_memory() -> Bucket {
+    pub fn in_memory() -> Bucket {
         Bucket {
             objects: Arc::new(InMemory::new()),
             base: Key::from("some/lake"),
@@ -57,7 +57,7 @@ impl Bucket {
     }
 
     /// Opens it for a process that waits for nothing.
-    fn open(&self) -> LakeBucket {
+    pub fn open(&self) -> LakeBucket {
         self.listened(Box::new(|notice| match notice {
             BucketNotice::Away { failure, .. } => Err(io::Error::other(failure.to_string())),
             BucketNotice::Slow { .. } | BucketNotice::Back => Ok(()),
@@ -69,13 +69,13 @@ impl Bucket {
         LakeBucket::new(self.objects.clone(), self.base.clone(), runtime, listener)
     }
 
-    fn manifest(&self) -> Option<LakeManifest> {
+    pub fn manifest(&self) -> Option<LakeManifest> {
         let bytes = self.open().manifest().unwrap()?;
         Some(LakeManifest::read(&bytes).unwrap())
     }
 
     /// Copies what the manifest names.
-    fn copied(&self) -> tempfile::TempDir {
+    pub fn copied(&self) -> tempfile::TempDir {
         let directory = tempfile::tempdir().unwrap();
         let mut bucket = self.open();
         let Some(bytes) = bucket.manifest().unwrap() else {
@@ -291,7 +291,7 @@ fn a_file_that_is_sent_in_parts_is_whole() {
 }
 
 /// The rows of a table as DuckDB reads them through the views that `--sql` prints, as text and sorted.
-fn in_duckdb(python: &str, to: &str, name: &str, environment: &[(String, String)]) -> Vec<String> {
+pub fn in_duckdb(python: &str, to: &str, name: &str, environment: &[(String, String)]) -> Vec<String> {
     let views = output(rollcall(&["lake", "--sql", "--to", to]).envs(environment.iter().cloned()));
     let directory = tempfile::tempdir().unwrap();
     let file = directory.path().join("views.sql");

@@ -13,7 +13,7 @@ use std::fs;
 const EPOCH: &str = include_str!("epoch.txt");
 const POSITION: &str = include_str!("webhook-position.txt");
 const MANIFEST: &str = include_str!("lake-manifest.json");
-/// Of a version that wrote no name of its process, and no number of the last change.
+/// Of a version that wrote no name of its process, no number of the last change, and not which commit replaced a file.
 const MANIFEST_1: &str = include_str!("lake-manifest-1.json");
 
 fn positions() -> Positions {

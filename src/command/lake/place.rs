@@ -6,11 +6,11 @@ use crate::clock::{Clock as _, SystemClock};
 use crate::lake::bucket::{BucketListener, BucketNotice, LakeBucket};
 use crate::lake::storage::{LakeStorage as _, read_manifest};
 use crate::objects;
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use object_store::ObjectStore;
 use object_store::path::Path as Key;
 use std::io;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::rc::Rc;
 use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
@@ -82,7 +82,40 @@ impl Place {
     }
 }
 
+/// Returns the URI of a lake in a directory that exists, as readers of Iceberg take it.
+pub fn directory_uri(root: &Path) -> anyhow::Result<String> {
+    let absolute = root.canonicalize();
+    let absolute = absolute.with_context(|| format!("cannot find out the absolute path of {}", root.display()))?;
+    match absolute.to_str() {
+        Some(path) => iceberg_uri(&format!("file://{path}")),
+        None => bail!(
+            "the path of the lake, {}, is not UTF-8, so --iceberg cannot name its files; move the lake",
+            absolute.display()
+        ),
+    }
+}
+
+/// Returns a URI without a slash at its end. The names of files in it are not escaped: readers take them as they are, except for
+/// characters that end a path.
+fn iceberg_uri(uri: &str) -> anyhow::Result<String> {
+    if let Some(letter) = uri
+        .chars()
+        .find(|one| matches!(one, '?' | '#' | '\\') || one.is_control())
+    {
+        bail!(
+            "readers of Iceberg do not find files whose path has {letter:?}, as that of the lake has ({uri}); move the lake, or run it \
+             without --iceberg and remove the folders `metadata` of its tables"
+        );
+    }
+    Ok(uri.trim_end_matches('/').to_owned())
+}
+
 impl BucketPlace {
+    /// Returns the URI of the lake, as readers of Iceberg take it.
+    pub fn uri(&self) -> anyhow::Result<String> {
+        iceberg_uri(&self.url)
+    }
+
     pub fn open(self, runtime: Handle, listener: BucketListener) -> LakeBucket {
         LakeBucket::new(self.objects, self.base, runtime, listener)
     }
