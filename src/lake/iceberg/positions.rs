@@ -3,11 +3,13 @@
 //! An interval that ends is written again, with its end, and its first row no longer counts. Readers of Iceberg learn that from the
 //! position of the row.
 //!
-//! Memory: at most 60 bytes for each interval that holds, and 40 for each one that has ended since all that hold were written.
+//! Memory: at most 60 bytes for each interval that holds, 40 for each one that has ended since all that hold were written, and 64 for
+//! each commit since then in which one began.
 
 use crate::lake::manifest::LakeFile;
 use crate::presence::change::OutputId;
 use std::collections::HashMap;
+use std::sync::Arc;
 
 /// A hash of what names an interval: the change that began it, its platform and its device.
 pub type RowKey = [u8; 16];
@@ -49,7 +51,8 @@ pub struct OpenRows {
 /// Rows that were written together.
 #[derive(Default)]
 struct WrittenRows {
-    path: String,
+    /// Shared by all rows of a file that was joined.
+    path: Arc<str>,
     /// The first of them, in the file.
     first: u64,
     rows: u32,
@@ -85,7 +88,7 @@ impl OpenRows {
         if std::mem::take(&mut self.is_writing)
             && let Some(file) = self.files.last_mut()
         {
-            path.clone_into(&mut file.path);
+            file.path = path.into();
         }
     }
 
@@ -106,11 +109,11 @@ impl OpenRows {
 
     /// Notes that files were joined, in this order.
     pub fn joined(&mut self, files: &[LakeFile], whole: &str) {
-        let mut before = 0;
+        let (mut before, whole) = (0, Arc::from(whole));
         for file in files {
-            for one in self.files.iter_mut().filter(|one| one.path == file.path) {
+            for one in self.files.iter_mut().filter(|one| *one.path == file.path) {
                 one.first += before;
-                whole.clone_into(&mut one.path);
+                one.path = Arc::clone(&whole);
             }
             before += file.rows;
         }
