@@ -20,9 +20,14 @@ pub fn output(command: &mut Command) -> String {
     printed
 }
 
-/// Python with DuckDB and pyarrow.
+/// Python with DuckDB, pyarrow and pyiceberg.
 pub fn python() -> String {
-    output(Command::new(root("scripts/clients")).arg("analytics"))
+    interpreter("analytics")
+}
+
+/// Python with the packages of a file of tests/clients.
+pub fn interpreter(kind: &str) -> String {
+    output(Command::new(root("scripts/clients")).arg(kind))
         .trim()
         .to_owned()
 }

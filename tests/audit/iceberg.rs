@@ -1,11 +1,12 @@
 //! `rollcall lake --iceberg`: whichever step a process dies at, a reader of Iceberg finds the rows of a commit, of the newest one once a
-//! process has begun again. In most tests the reader is written here, after the specification; in the last ones it is pyiceberg.
+//! process has begun again. In most tests the reader is written here, after the specification; in the last ones it is pyiceberg, and DuckDB with
+//! its extension.
 
-use super::analytics::{output, python, root};
+use super::analytics::{interpreter, output, python, root};
 use super::bucket::{self, Bucket, endpoint};
 use super::lake::{
-    BATCH, Event, Fate, Fated, Table, cell, die_at_every_step, in_duckdb, in_memory, kill, lake, manifest, once,
-    publish, stories, table, tables, take,
+    BATCH, Event, Fate, Fated, Table, cell, die_at_every_step, exported, in_duckdb, in_memory, kill, lake, manifest,
+    once, publish, stories, table, tables, take,
 };
 use super::{parsed, served};
 use crate::s3;
@@ -468,9 +469,23 @@ fn in_pyiceberg(python: &str, to: &str, name: &str, environment: &[(String, Stri
     table(output(command.envs(environment.iter().cloned())).lines().map(parsed))
 }
 
+/// The rows of a table as DuckDB reads them with its extension for Iceberg, as text and sorted.
+fn in_extension(python: &str, to: &Path, name: &str) -> Table {
+    let place = to.join(name).to_str().unwrap().replace('\'', "''");
+    let views = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(
+        views.path(),
+        format!("CREATE VIEW {name} AS FROM iceberg_scan('{place}');"),
+    )
+    .unwrap();
+    let mut command = Command::new(python);
+    command.arg(root("tests/clients/lake.py")).arg(views.path()).arg(name);
+    table(output(&mut command).lines().map(parsed))
+}
+
 #[test]
-fn pyiceberg_reads_the_rows_that_duckdb_reads_of_a_lake_that_is_killed() {
-    let python = python();
+fn pyiceberg_and_duckdb_read_the_fold_of_a_lake_that_is_killed() {
+    let (python, extension) = (python(), interpreter("duckdb"));
     let (directory, data) = served();
     let server = Server::start(&data, ANYWHERE, &["--partitions", "2"], &[]);
     let to = directory.path().join("o'lake [a] {b,c} *");
@@ -494,24 +509,53 @@ fn pyiceberg_reads_the_rows_that_duckdb_reads_of_a_lake_that_is_killed() {
     once(&to, &data);
     assert_eq!(visible(), published);
     let place = to.to_str().unwrap();
-    let mut of_users = 0;
-    for name in FOLDERS {
+    let out = directory.path().join("out");
+    let [changes, intervals, concurrency] = FOLDERS.map(|name| {
         let found = in_pyiceberg(&python, place, name, &[], &[]);
-        assert!(!found.is_empty());
         assert_eq!(found, in_duckdb(&python, &to, name), "{name}");
-        if name == "intervals" {
-            let is_of_users = |row: &&String| parsed(row)["platform"].is_null();
-            of_users = found.iter().filter(is_of_users).count();
-        }
-    }
+        assert_eq!(found, in_extension(&extension, &to, name), "{name}");
+        found
+    });
+    assert!(changes.len() as u64 == published && changes == exported(&data, "--changes", &out));
+    assert!(!intervals.is_empty() && intervals == exported(&data, "--intervals", &out));
+    let rows_of_users = |rows: &Table| -> Vec<Value> {
+        let rows = rows.iter().map(|row| parsed(row));
+        rows.filter(|row| row["platform"].is_null()).collect()
+    };
+    let minutes = rows_of_users(&concurrency);
+    let sum = |name: &str| minutes.iter().map(|row| row[name].as_u64().unwrap()).sum::<u64>();
+    assert_eq!((sum("online_began"), sum("online_ended")), (80, 60));
     let found = in_pyiceberg(&python, place, "intervals", &[], &["platform is null"]);
-    assert!(of_users > 0 && found.len() == of_users);
+    let of_users = rows_of_users(&intervals);
+    assert!(!of_users.is_empty() && found == table(of_users));
     let read = |path: &str| std::fs::read(to.join(path)).ok();
     let root = format!("file://{}", to.canonicalize().unwrap().display());
     let version = hinted(&read, "intervals").unwrap();
     assert_eq!(Some(version), manifest(&to).map(|manifest| manifest.commit));
     let intervals = TableVersion::find(&read, &root, "intervals", version);
     assert!(!intervals.deletes.is_empty(), "{:?}", intervals.metadata);
+    drop(server);
+}
+
+#[test]
+fn files_without_ids_of_columns_are_read_by_names() {
+    let (python, extension) = (python(), interpreter("duckdb"));
+    let (directory, data) = served();
+    let server = Server::start(&data, ANYWHERE, &["--partitions", "2"], &[]);
+    let to = directory.path().join("lake");
+    publish(&server, 0);
+    once(&to, &data);
+    let mut command = Command::new(&python);
+    output(command.arg(root("tests/clients/without_ids.py")).arg(&to));
+    // Rows of those files are deleted, too.
+    publish(&server, 1);
+    output(lake(&to, &data, &["--once", "--iceberg"]).stderr(Stdio::piped()));
+    for name in FOLDERS {
+        let found = in_pyiceberg(&python, to.to_str().unwrap(), name, &[], &[]);
+        assert!(!found.is_empty());
+        assert_eq!(found, in_duckdb(&python, &to, name), "{name}");
+        assert_eq!(found, in_extension(&extension, &to, name), "{name}");
+    }
     drop(server);
 }
 

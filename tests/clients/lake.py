@@ -3,9 +3,11 @@
     lake.py VIEWS.sql TABLE
 """
 
+import importlib
 import json
 import os
 import sys
+from pathlib import Path
 
 import duckdb
 
@@ -19,6 +21,14 @@ def with_bucket(connection):
     connection.register_filesystem(ArrowFSWrapper(objects))
 
 
+def with_iceberg(connection):
+    """Loads the extensions that PyPI has, and DuckDB checks whose they are."""
+    for name in ("avro", "iceberg"):
+        package = importlib.import_module(f"duckdb_extension_{name}")
+        [file] = Path(package.__file__).parent.rglob("*.duckdb_extension")
+        connection.execute(f"LOAD '{file}'")
+
+
 def main(views, table):
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
@@ -26,6 +36,8 @@ def main(views, table):
         statements = file.read()
     if "'s3://" in statements:
         with_bucket(connection)
+    if "iceberg_scan(" in statements:
+        with_iceberg(connection)
     connection.execute(statements)
     result = connection.sql(f"FROM {table}")
     # Python's times need another package, so DuckDB writes them itself.
