@@ -18,11 +18,12 @@ use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
 use rollcall::log::local::{LocalLog, Settings};
 use rollcall::log::memory::MemoryLog;
-use rollcall::log::{Limit, Log, Topic};
+use rollcall::log::{Limit, Log};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Conn, Partition};
 use rollcall::random::Random;
+use rollcall::topics::Topic;
 use std::path::Path;
 use std::sync::Arc;
 

@@ -16,7 +16,7 @@
 //! | [`checkpoint`] | stores copies of stores where other machines can restore them |
 //! | [`engine`] | processes each partition with a worker that composes log, schema, presence and store |
 //!
-//! Log, store and schema never import each other; the engine composes them. Beside the flow: [`command`] (the command
+//! Log, store and schema never import each other; the engine composes them. Which topics there are is in [`topics`]. Beside the flow: [`command`] (the command
 //! line) and [`config`] start the process, whose memory is from [`allocator`]; [`clock`] is the only file that reads the machine's clock; [`metrics`]
 //! declares every metric; [`version`] holds the version of the build; [`tasks`] watches helper threads; [`traces`] makes spans of traced events; [`tls`] reads certificates, [`jwks`] key sets; [`rocks`]
 //! interprets RocksDB's errors; [`objects`] opens directories and buckets; [`failpoint`] lets tests kill the process at chosen places; [`demo`] simulates users;
@@ -72,6 +72,7 @@ pub mod sim;
 pub mod store;
 pub mod tasks;
 pub mod tls;
+pub mod topics;
 pub mod traces;
 pub mod varint;
 pub mod version;

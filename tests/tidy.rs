@@ -28,6 +28,8 @@ const ARROWS: &[Arrow] = &[
     ("random", &[]),
     ("varint", &[]),
     ("rocks", &[]),
+    // The outputs are the engine's; it is above the log, which needs to know what there is.
+    ("topics", &[]),
     // A policy file is one of its settings.
     ("config", &["presence", "schema"]),
     ("version", &["presence"]),
@@ -45,6 +47,7 @@ const ARROWS: &[Arrow] = &[
         "log",
         &[
             "presence",
+            "topics",
             "backoff",
             "clock",
             "directory",
@@ -65,6 +68,7 @@ const ARROWS: &[Arrow] = &[
             "schema",
             "registry",
             "log",
+            "topics",
             "store",
             "checkpoint",
             "clock",
@@ -83,6 +87,7 @@ const ARROWS: &[Arrow] = &[
             "presence",
             "schema",
             "log",
+            "topics",
             "engine",
             "backoff",
             "cause",
@@ -106,6 +111,7 @@ const ARROWS: &[Arrow] = &[
             "schema",
             "registry",
             "log",
+            "topics",
             "engine",
             "audit",
             "incidents",
@@ -130,7 +136,7 @@ const ARROWS: &[Arrow] = &[
     (
         "incidents",
         &[
-            "presence", "schema", "registry", "log", "engine", "audit", "clock", "metrics",
+            "presence", "schema", "registry", "log", "topics", "engine", "audit", "clock", "metrics",
         ],
     ),
     // It follows the change topic; the command reads it.
@@ -141,7 +147,7 @@ const ARROWS: &[Arrow] = &[
     (
         "sim",
         &[
-            "presence", "schema", "log", "store", "engine", "clock", "config", "metrics", "random", "varint",
+            "presence", "schema", "log", "topics", "store", "engine", "clock", "config", "metrics", "random", "varint",
             // Its followers are the server's subscriptions.
             "http",
         ],
@@ -171,6 +177,7 @@ const ARROWS: &[Arrow] = &[
             "schema",
             "registry",
             "log",
+            "topics",
             "store",
             "checkpoint",
             "engine",

@@ -12,9 +12,9 @@ use rdkafka::error::KafkaError;
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::types::{RDKafkaErrorCode, RDKafkaRespErr};
 use rdkafka::{Offset, TopicPartitionList};
-use rollcall::log::Topic;
 use rollcall::log::kafka::Node;
 use rollcall::log::kafka::settings::Connection;
+use rollcall::topics::Topic;
 use std::ffi::CString;
 use std::time::{Duration, Instant};
 

@@ -4,11 +4,12 @@
 use crate::{appender, partitions, users};
 use rollcall::clock::SystemClock;
 use rollcall::log::kafka::{KafkaLog, Node};
-use rollcall::log::{Log, NewRecord, Topic};
+use rollcall::log::{Log, NewRecord};
 use rollcall::presence::event::{Ending, Event, Intent};
 use rollcall::presence::{Conn, Epoch, Offset, Partition};
 use rollcall::random::Random;
 use rollcall::schema::{avro, partitioner};
+use rollcall::topics::Topic;
 use std::sync::{Arc, mpsc};
 
 /// Of each pass, one event in so many is a disconnect, and as many are connects.

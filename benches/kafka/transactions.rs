@@ -6,8 +6,8 @@ use crate::measure::{figure, heading};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 use rdkafka::{ClientConfig, Offset, TopicPartitionList};
-use rollcall::log::Topic;
 use rollcall::log::kafka::Node;
+use rollcall::topics::Topic;
 use std::time::{Duration, Instant};
 
 const EVERY: Duration = Duration::from_millis(20);

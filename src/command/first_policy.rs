@@ -4,11 +4,12 @@
 use super::connect;
 use crate::config::Config;
 use crate::engine::rejected::decode;
-use crate::log::{Limit, Log, Record, Topic};
+use crate::log::{Limit, Log, Record};
 use crate::presence::Partition;
 use crate::presence::event::Event;
 use crate::registry::Schemas;
 use crate::schema::policy::policy_json;
+use crate::topics::Topic;
 use anyhow::Context as _;
 use std::path::PathBuf;
 use std::sync::Arc;

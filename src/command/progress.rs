@@ -1,8 +1,8 @@
 //! How far a long reading is, on standard error.
 
 use crate::clock::{Clock as _, SystemClock};
-use crate::log::Topic;
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 
 /// Between two lines of progress.
 const PROGRESS_MS: u64 = 2_000;

@@ -1,10 +1,11 @@
 //! Why a partition cannot go on, as a sentence for an operator, and what may repair it.
 
 use crate::checkpoint;
-use crate::log::{self, OutputTopic, Position};
+use crate::log::{self, Position};
 use crate::presence::{Offset, Partition, Revision};
 use crate::registry;
 use crate::store;
+use crate::topics::OutputTopic;
 use std::fmt;
 
 /// Why a partition cannot go on.

@@ -44,7 +44,7 @@ pub use users::{FoldedUpTo, UserRow, UserRows, UsersReply};
 pub use worker::{Answer, PartitionStats, QueryError};
 
 use crate::clock::Clock;
-use crate::log::{self, Group, Log, NewRecord, Owners, SingleNode, Topic};
+use crate::log::{self, Group, Log, NewRecord, Owners, SingleNode};
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::policy::Policy;
@@ -52,6 +52,7 @@ use crate::presence::state::HashSeed;
 use crate::presence::{Epoch, LogTime, Offset, Partition, Revision};
 use crate::registry::Schemas;
 use crate::tasks::{self, End};
+use crate::topics::Topic;
 use assignments::{Assignment, Assignments, Dependencies, Membership, NotedStats, WorkerReport};
 use past::{Past, PastOf};
 use std::path::Path;

@@ -11,14 +11,13 @@ use super::index::UserIndex;
 use super::outcomes::Kept;
 use super::reconcile::{Comparison, KnownOutputs, OutputTail};
 use super::rejected::{self, Groups, Rejected};
-use crate::log::{
-    Commit, Headers, Input, OutputRecord, OutputTopic, OwnedPartition, PartitionHandle, Position, Record,
-};
+use crate::log::{Commit, Headers, Input, OutputRecord, OwnedPartition, PartitionHandle, Position, Record};
 use crate::metrics;
 use crate::presence::change::{IgnoreReason, Output, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Revision};
 use crate::registry::Schemas;
 use crate::schema::avro;
+use crate::topics::OutputTopic;
 use std::borrow::Cow;
 use std::collections::VecDeque;
 

@@ -9,13 +9,14 @@
 use super::QueryError;
 use super::census::Census;
 use super::rejected::decode;
-use crate::log::{self, Limit, Log, Range, Record, Topic};
+use crate::log::{self, Limit, Log, Range, Record};
 use crate::presence::change::{Cause, Change};
 use crate::presence::event::Event;
 use crate::presence::state::{Phase, Slot, State, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::store::{self, IndexMark, IndexReader, Indexed, MARK_CHANGES};
+use crate::topics::Topic;
 use std::ops::ControlFlow;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};

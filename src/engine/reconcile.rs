@@ -9,11 +9,12 @@
 //! A log that writes outputs and position to one file has no tail ([`OwnedPartition::outputs_range`] returns `None`).
 
 use super::{Error, extend_chain};
-use crate::log::{self, Commit, ID_HEADER, Limit, OutputRecord, OutputTopic, OwnedPartition, Position, Record};
+use crate::log::{self, Commit, ID_HEADER, Limit, OutputRecord, OwnedPartition, Position, Record};
 use crate::presence::change::OutputId;
 use crate::presence::{Offset, Partition};
 use crate::schema::avro;
 use crate::schema::{Malformed, parse_output_id};
+use crate::topics::OutputTopic;
 use std::collections::{BTreeMap, VecDeque};
 
 /// How many offsets the first step reads, backwards from the end. The last ones are markers of transactions.

@@ -94,8 +94,8 @@ impl From<JoinError> for ApiError {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::Topic;
     use crate::presence::{Offset, Partition};
+    use crate::topics::Topic;
     use axum::http::header;
     use axum::response::IntoResponse;
 

@@ -37,7 +37,7 @@ use crate::api::routes::{ROUTES, Route, RouteId, RouteMethod};
 use crate::clock::Clock;
 use crate::config::{Scopes, Tim};
 use crate::engine::Engine;
-use crate::log::Topic;
+use crate::topics::Topic;
 pub use access::Access;
 use api_error::ApiError;
 use axum::Router;

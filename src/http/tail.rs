@@ -6,13 +6,14 @@
 
 use super::ApiError;
 use crate::engine::planted::planted;
-use crate::log::{self, Limit, Log, Record, Topic};
+use crate::log::{self, Limit, Log, Record};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::Malformed;
 use crate::schema::json::output_line;
 use crate::tasks::{self, End};
+use crate::topics::Topic;
 use crate::traces::{self, Delivery};
 use std::collections::{BTreeSet, HashMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind};

@@ -24,13 +24,14 @@ use crate::audit::incidents::{
 };
 use crate::clock::Clock;
 use crate::engine::rejected::decode;
-use crate::log::{self, IncidentPosition, IncidentWriter, Limit, Log, NewRecord, Record, Topic};
+use crate::log::{self, IncidentPosition, IncidentWriter, Limit, Log, NewRecord, Record};
 use crate::metrics;
 use crate::presence::change::Change;
 use crate::presence::event::Event;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::schema::avro::{self, IncidentRecord, Schema};
+use crate::topics::Topic;
 use position::FinderNote;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;

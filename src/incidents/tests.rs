@@ -3,11 +3,12 @@
 use super::*;
 use crate::clock::ManualClock;
 use crate::log::memory::MemoryLog;
-use crate::log::{Commit, OutputTopic, Position};
+use crate::log::{Commit, Position};
 use crate::presence::change::{Cause, DeviceChange, OutputId};
 use crate::presence::event::{ConnRef, DeviceRef, Intent};
 use crate::presence::{Conn, Epoch, Status};
 use crate::schema::partitioner::partition_of;
+use crate::topics::OutputTopic;
 
 const PARTITIONS: u32 = 3;
 /// The second with which every story begins.

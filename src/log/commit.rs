@@ -1,6 +1,7 @@
 //! What one atomic step adds to a partition.
 
-use super::{Headers, NewRecord, OutputTopic, Position};
+use super::{Headers, NewRecord, Position};
+use crate::topics::OutputTopic;
 
 /// What one atomic step adds to a partition: records of output topics, and the position after them.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]

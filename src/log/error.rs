@@ -1,7 +1,8 @@
 //! What can go wrong with a log, by what the caller can do about it.
 
-use super::{Appended, Topic};
+use super::Appended;
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use std::sync::Arc;
 
 /// A failure outside this program. The variant says what the caller can do.

@@ -8,10 +8,11 @@
 use super::{
     Acknowledge, Appended, Commit, Error, IncidentPosition, IncidentWriter, Limit, Listener, Log, NewRecord,
     OutputRecord, OwnedPartition, OwnerPosition, PartitionEvents, Position, Range, Record, RecordHeaders,
-    StandbyPartition, TRACE_HEADER, Topic,
+    StandbyPartition, TRACE_HEADER,
 };
 use crate::clock::Clock;
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use std::collections::VecDeque;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, RwLock};
 
@@ -521,7 +522,7 @@ fn slot(topic: Topic) -> usize {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
-    use crate::log::OutputTopic;
+    use crate::topics::OutputTopic;
     use std::sync::atomic::{AtomicUsize, Ordering};
 
     const P: Partition = Partition(1);

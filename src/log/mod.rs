@@ -20,7 +20,6 @@ mod partition;
 mod position;
 mod readers;
 mod record;
-mod topic;
 
 pub use commit::{Commit, OutputRecord, Outputs};
 pub use error::Error;
@@ -32,9 +31,9 @@ pub use partition::{OwnedPartition, OwnerPosition, PartitionEvents, PartitionHan
 pub use position::{Position, UnreadablePosition};
 pub use readers::{Beginning, Follower, GroupOffsets, Owners, PollResult, Reader, StandbyNodes};
 pub use record::{Headers, ID_HEADER, NewRecord, Record, RecordHeaders, SCHEMA_HEADERS, SchemaHeader, TRACE_HEADER};
-pub use topic::{OutputTopic, Topic};
 
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use std::sync::{Mutex, MutexGuard, PoisonError};
 
 /// How much to read at most. A read returns at least one record if there is one.

@@ -5,8 +5,9 @@
 //! committed and has no method that writes. A process that folds a partition has one of the two, as a
 //! [`PartitionHandle`].
 
-use super::{Commit, Error, LastRecord, Limit, OutputTopic, Position, Range, Record};
+use super::{Commit, Error, LastRecord, Limit, Position, Range, Record};
 use crate::presence::{Offset, Partition};
+use crate::topics::OutputTopic;
 
 /// Progress of reading ([`PartitionEvents::reading`]).
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]

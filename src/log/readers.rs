@@ -1,8 +1,9 @@
 //! Those who only read: from outside, as a member of a group, and to learn who has which partition. What they are given
 //! is the same wherever the log is.
 
-use super::{Error, Limit, Position, Range, Record, Topic};
+use super::{Error, Limit, Position, Range, Record};
 use crate::presence::{Offset, Partition, Revision};
+use crate::topics::Topic;
 use std::collections::BTreeMap;
 use std::time::Duration;
 

@@ -10,9 +10,10 @@ use super::fault::{Counts, Fault};
 use super::input::Input;
 use super::shelf::{CommitInFlight, SimulatedLog};
 use crate::clock::ManualClock;
-use crate::log::{Commit, Error, Limit, OutputTopic, OwnedPartition, PartitionEvents, Position, Range, Record, Topic};
+use crate::log::{Commit, Error, Limit, OwnedPartition, PartitionEvents, Position, Range, Record};
 use crate::presence::{Offset, Partition};
 use crate::random::Random;
+use crate::topics::{OutputTopic, Topic};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 

@@ -9,13 +9,14 @@ use super::history;
 use super::oracle::Oracle;
 use super::oracle_input::partition_of;
 use super::oracle_lines::newest_line;
-use crate::log::{NewRecord, Position, Topic};
+use crate::log::{NewRecord, Position};
 use crate::presence::change::{IgnoreReason, Output};
 use crate::presence::event::{ConnRef, DeviceRef, Ending, Event, Intent};
 use crate::presence::policy::Policy;
 use crate::presence::{Conn, Epoch, LogTime, Offset, Partition, Revision, Status};
 use crate::random::Random;
 use crate::schema::avro;
+use crate::topics::Topic;
 use std::borrow::Cow;
 use std::collections::{BTreeMap, VecDeque};
 

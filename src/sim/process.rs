@@ -8,8 +8,9 @@ use super::questions::Asked;
 use crate::clock::{Clock as _, ManualClock};
 use crate::engine::Interest;
 use crate::engine::worker::{TICK_MS, Worker};
-use crate::log::{Acknowledge, Appended, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Range, Record, Topic};
+use crate::log::{Acknowledge, Appended, Error, Limit, Listener, Log, NewRecord, OwnedPartition, Range, Record};
 use crate::presence::{Offset, Partition, Revision};
+use crate::topics::Topic;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// See the module.

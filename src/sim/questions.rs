@@ -12,10 +12,10 @@ use super::process::Process;
 use super::shelf::SimulatedLog;
 use crate::engine::worker::Command;
 use crate::engine::{FoldedUpTo, KnownGateway, Outcome, Outcomes, QueryError, UserRow, UserRows, UsersReply};
-use crate::log::{OutputTopic, Topic};
 use crate::presence::{LogTime, Offset, Partition, Revision};
 use crate::random::Random;
 use crate::schema::json;
+use crate::topics::{OutputTopic, Topic};
 use tokio::sync::oneshot::{self, Receiver, error::TryRecvError};
 
 /// The line of a user as the oracle writes it, and as of when it is.

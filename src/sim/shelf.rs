@@ -10,12 +10,11 @@
 
 use super::input::{Input, Published};
 use crate::clock::{Clock as _, ManualClock};
-use crate::log::{
-    Commit, Headers, ID_HEADER, NewRecord, OutputRecord, OutputTopic, Position, Record, RecordHeaders, Topic,
-};
+use crate::log::{Commit, Headers, ID_HEADER, NewRecord, OutputRecord, Position, Record, RecordHeaders};
 use crate::presence::Offset;
 use crate::presence::event::bounds;
 use crate::random::Random;
+use crate::topics::{OutputTopic, Topic};
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::Range;
 use std::sync::Arc;

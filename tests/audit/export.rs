@@ -6,9 +6,10 @@ use rollcall::audit::export::intervals::{EndedInterval, IntervalStart, OpenInter
 use rollcall::audit::history::History;
 use rollcall::clock::ManualClock;
 use rollcall::log::local::{LocalLog, Settings};
-use rollcall::log::{Commit, Log as _, NewRecord, OutputTopic, Topic};
+use rollcall::log::{Commit, Log as _, NewRecord};
 use rollcall::presence::change::Change;
 use rollcall::presence::{Offset, Partition};
+use rollcall::topics::{OutputTopic, Topic};
 use serde_json::{Value, json};
 use std::collections::BTreeMap;
 use std::io::Write as _;

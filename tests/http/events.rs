@@ -1,7 +1,8 @@
 //! `POST /v1/events`.
 
 use crate::house::{House, connect, on, says, user_of, wait_until};
-use rollcall::log::{self, Topic};
+use rollcall::log;
+use rollcall::topics::Topic;
 use serde_json::{Value, json};
 use std::io::Write as _;
 

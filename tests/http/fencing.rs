@@ -6,9 +6,10 @@ use rollcall::engine::{Engine, Services, Standbys, Tuning};
 use rollcall::log::memory::MemoryLog;
 use rollcall::log::{
     Acknowledge, Error, Group, GroupEvent, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Owners,
-    Range, Record, StandbyNodes, StandbyPartition, Topic,
+    Range, Record, StandbyNodes, StandbyPartition,
 };
 use rollcall::presence::{Offset, Partition, Revision};
+use rollcall::topics::Topic;
 use serde_json::json;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::mpsc::{Receiver, channel};

@@ -3,8 +3,8 @@
 use crate::client::{Client, Follower, Received, Reply, encoded};
 use crate::house::{House, connect, on, says, user_of};
 use rollcall::config::Scopes;
-use rollcall::log::Topic;
 use rollcall::presence::{Offset, Partition};
+use rollcall::topics::Topic;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 

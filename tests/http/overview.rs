@@ -2,8 +2,9 @@
 
 use crate::house::{House, connect, on, user_of, wait_until};
 use rollcall::http::GatewayAddress;
-use rollcall::log::{self, Log as _, Topic};
+use rollcall::log::{self, Log as _};
 use rollcall::presence::Partition;
+use rollcall::topics::Topic;
 use serde_json::{Value, json};
 use std::collections::BTreeSet;
 use std::net::{Ipv6Addr, SocketAddr};

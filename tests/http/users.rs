@@ -2,8 +2,9 @@
 
 use crate::client::encoded;
 use crate::house::{House, connect, on, says, user_of, wait_until};
-use rollcall::log::{self, Topic};
+use rollcall::log;
 use rollcall::presence::{Offset, Partition};
+use rollcall::topics::Topic;
 use serde_json::{Value, json};
 
 #[test]

@@ -16,8 +16,9 @@ mod time;
 
 use rollcall::clock::ManualClock;
 use rollcall::log::local::{LocalLog, Settings};
-use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, OutputTopic, Position, Record, Topic};
+use rollcall::log::{Appended, Commit, Error, Limit, Log, NewRecord, Position, Record};
 use rollcall::presence::{LogTime, Offset, Partition};
+use rollcall::topics::{OutputTopic, Topic};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, mpsc};
 

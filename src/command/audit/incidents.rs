@@ -10,10 +10,10 @@ use crate::audit::incidents::{
 };
 use crate::command::table;
 use crate::config::units::{Seconds as SecondsSpan, Span};
-use crate::log::Topic;
 use crate::presence::event::Event;
 use crate::presence::{Offset, Partition};
 use crate::schema::avro::IncidentRecord;
+use crate::topics::Topic;
 use std::io::Write;
 use std::ops::ControlFlow;
 

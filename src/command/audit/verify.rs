@@ -9,10 +9,11 @@ use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifie
 use crate::checkpoint::Checkpoints;
 use crate::clock::{Deadline, SystemClock};
 use crate::command::{hash_seed, table};
-use crate::log::{Position, Topic};
+use crate::log::Position;
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
 use crate::schema::avro::UserState;
+use crate::topics::Topic;
 use anyhow::{Context as _, bail};
 use serde_json::value::RawValue;
 use std::collections::BTreeMap;

@@ -19,10 +19,11 @@ use crate::config::{
     address,
     units::{Seconds, Span},
 };
-use crate::log::{self, Position, Topic};
+use crate::log::{self, Position};
 use crate::metrics;
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use anyhow::{Context as _, bail};
 use aws_lc_rs::signature::Ed25519KeyPair;
 use std::fs::File;

@@ -2,9 +2,9 @@
 
 use super::super::table::{columns, plain};
 use super::{Source, shown_time};
-use crate::log::Topic;
 use crate::presence::{Offset, Partition};
 use crate::schema::json::Object;
+use crate::topics::Topic;
 use std::collections::BTreeMap;
 use std::io::Write as _;
 

@@ -4,9 +4,9 @@
 //! transactional id; it is listed where nothing else is needed. An idempotent producer needs nothing beside `Write` since
 //! Kafka 3.0.
 
-use crate::log::Topic;
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::ManagedTopic;
+use crate::topics::Topic;
 use std::fmt::{self, Write as _};
 
 /// Who gets the permissions.

@@ -6,10 +6,11 @@ use crate::engine::partition::PartitionProcessor;
 use crate::engine::past::{IndexView, Past, PastOf};
 use crate::engine::users::{FoldedUpTo, UsersReply};
 use crate::engine::{Error, KnownGateway};
-use crate::log::{PartitionHandle, Topic};
+use crate::log::PartitionHandle;
 use crate::presence::Offset;
 use crate::presence::policy::Policy;
 use crate::store;
+use crate::topics::Topic;
 use std::sync::Arc;
 
 /// A question, and the offset that must be folded before it is answered.

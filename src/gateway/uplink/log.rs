@@ -3,12 +3,13 @@
 use super::{AHEAD, Asked, Cursor, Kick, Pace, Unavailable, Uplink, UserSnapshot, UserUpdate};
 use crate::backoff;
 use crate::engine::{Engine, Placed, QueryError, TracedAppend};
-use crate::log::{self, Appended, Limit, Log, Record, Topic};
+use crate::log::{self, Appended, Limit, Log, Record};
 use crate::metrics;
 use crate::presence::event::Event;
 use crate::presence::{Epoch, Offset, Partition};
 use crate::schema::partitioner::partition_of;
 use crate::tasks::guarded;
+use crate::topics::Topic;
 use crate::traces::Parent;
 use std::collections::BTreeMap;
 use std::panic::resume_unwind;

@@ -11,7 +11,7 @@ use super::topics::{
     Severity, TIMESTAMP_TYPE, TIMESTAMPS_GIVEN, TopicFacts, TopicPlan, judge, plan,
 };
 use crate::clock::{Deadline, SystemClock};
-use crate::log::Topic;
+use crate::topics::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

@@ -17,8 +17,9 @@ use super::topics::{
     CLOSED_MESSAGE_BYTES, MESSAGE_BYTES, RequestedTopics, TIMESTAMP_TYPE, TIMESTAMPS_GIVEN, TIMESTAMPS_OF_BROKERS,
 };
 use crate::clock::Clock;
-use crate::log::{CopiedEvent, Error, FillingLog, ID_HEADER, Limit, Reader as _, Record, TRACE_HEADER, Topic, locked};
+use crate::log::{CopiedEvent, Error, FillingLog, ID_HEADER, Limit, Reader as _, Record, TRACE_HEADER, locked};
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use rdkafka::ClientContext;
 use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};

@@ -7,8 +7,9 @@
 use super::partition_reader::PartitionReader;
 use super::source::Source;
 use crate::clock::{Clock, Deadline};
-use crate::log::{Error, Limit, Record, Topic, locked};
+use crate::log::{Error, Limit, Record, locked};
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use rdkafka::config::ClientConfig;
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;

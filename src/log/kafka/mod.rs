@@ -50,9 +50,10 @@ use owners::{KnownOwners, Owner};
 use crate::clock::Clock;
 use crate::log::{
     Acknowledge, Error, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Owners, Position, Range,
-    Reader, Record, StandbyNodes, StandbyPartition, Topic, locked,
+    Reader, Record, StandbyNodes, StandbyPartition, locked,
 };
 use crate::presence::{Offset, Partition, Revision};
+use crate::topics::Topic;
 use append::Appender;
 use event_reader::{OtherSource, SecondSource};
 use incidents::KafkaIncidents;

@@ -24,10 +24,10 @@ use super::partition_reader::{PartitionReader, Wake};
 use crate::clock::Clock;
 use crate::failpoint;
 use crate::log::{
-    Commit, Error, Headers, Limit, OutputTopic, OwnedPartition, PartitionEvents, Position, Range, Record, Topic,
-    UnreadablePosition,
+    Commit, Error, Headers, Limit, OwnedPartition, PartitionEvents, Position, Range, Record, UnreadablePosition,
 };
 use crate::presence::{Offset, Partition};
+use crate::topics::{OutputTopic, Topic};
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::config::RDKafkaLogLevel;

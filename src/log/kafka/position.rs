@@ -3,8 +3,9 @@
 use super::client::DefaultContext;
 use super::source::Source;
 use super::{KafkaReader, client};
-use crate::log::{Error, Position, Topic, UnreadablePosition, locked};
+use crate::log::{Error, Position, UnreadablePosition, locked};
 use crate::presence::Partition;
+use crate::topics::Topic;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::TopicPartitionList;

@@ -4,7 +4,7 @@
 //! isolation, offsets, partitions): these are refused with an explanation. Values that may be secret are never shown,
 //! in no error and in no log. So nothing in this module quotes a value before its key is known.
 
-use crate::log::Topic;
+use crate::topics::Topic;
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;

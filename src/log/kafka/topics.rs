@@ -5,8 +5,8 @@
 //! command that fixes it. Seeing and making is in [`super::admin`].
 
 use super::settings::Connection;
-use crate::log::Topic;
 use crate::presence::event::bounds;
+use crate::topics::Topic;
 use std::collections::BTreeMap;
 use std::fmt;
 

@@ -5,10 +5,11 @@
 use super::block::{Packer, ShardEnd};
 use super::{AppenderState, keys, locked};
 use crate::failpoint;
-use crate::log::{Acknowledge, Appended, Error, NewRecord, Topic};
+use crate::log::{Acknowledge, Appended, Error, NewRecord};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::tasks::{End, message};
+use crate::topics::Topic;
 use rocksdb::WriteBatch;
 use std::collections::{BTreeMap, VecDeque};
 use std::panic::{AssertUnwindSafe, catch_unwind, resume_unwind};

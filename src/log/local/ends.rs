@@ -10,7 +10,7 @@
 //! passed over. So it never keeps a sound log from being opened, and nothing depends on it being there.
 
 use super::keys;
-use crate::log::Topic;
+use crate::topics::Topic;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};

@@ -8,8 +8,9 @@
 use super::opening::{Purpose, partitions_of};
 use super::tables::{Damage, Mode, Tables, not_opened};
 use super::{incidents, keys, shard};
-use crate::log::{Error, Limit, Position, Range, Reader, Record, Topic, UnreadablePosition};
+use crate::log::{Error, Limit, Position, Range, Reader, Record, UnreadablePosition};
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 

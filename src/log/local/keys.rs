@@ -14,8 +14,8 @@
 //! compactions of one are not in the way of another. None for each partition: every one has a memtable, and every
 //! memtable holds on to the write-ahead log until it is flushed.
 
-use crate::log::Topic;
 use crate::presence::Partition;
+use crate::topics::Topic;
 
 /// The number of the layout in this file. A change of any key or value here gets the next one.
 pub(super) const LAYOUT: u32 = 1;

@@ -39,12 +39,13 @@ pub use follow::LocalReader;
 
 use super::{
     Acknowledge, Error, IncidentWriter, Limit, Listener, Log, NewRecord, OwnedPartition, Position, Range, Record,
-    Topic, locked,
+    locked,
 };
 use crate::clock::Clock;
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::tasks;
+use crate::topics::Topic;
 use append::Queue;
 #[cfg(test)]
 pub(crate) use block::is_block;

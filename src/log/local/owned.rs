@@ -5,8 +5,9 @@
 
 use super::block::{Packer, ShardEnd};
 use super::{AppenderState, keys, locked, retention};
-use crate::log::{Commit, Error, Limit, OwnedPartition, PartitionEvents, Position, Range, Record, Topic};
+use crate::log::{Commit, Error, Limit, OwnedPartition, PartitionEvents, Position, Range, Record};
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use rocksdb::WriteBatch;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;

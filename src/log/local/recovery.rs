@@ -7,8 +7,9 @@
 use super::shard::{self, Found};
 use super::tables::{Mode, Tables};
 use super::{AppenderState, keys, locked};
-use crate::log::{Error, Topic};
+use crate::log::Error;
 use crate::presence::Partition;
+use crate::topics::Topic;
 use rocksdb::{WriteBatch, WriteOptions};
 use std::fs::File;
 use std::io::Write;
@@ -201,8 +202,9 @@ mod tests {
     use super::super::{LocalLog, Settings};
     use super::*;
     use crate::clock::ManualClock;
-    use crate::log::{Appended, Commit, Limit, Log, NewRecord, OutputTopic, Position};
+    use crate::log::{Appended, Commit, Limit, Log, NewRecord, Position};
     use crate::presence::Offset;
+    use crate::topics::OutputTopic;
     use std::path::Path;
     use std::sync::mpsc;
 

@@ -14,8 +14,9 @@
 
 use super::shard::{self, DropAllowance, Oldest, ShardWriter};
 use super::{AppenderState, keys, locked, time};
-use crate::log::{Error, Topic};
+use crate::log::Error;
 use crate::presence::{Offset, Partition};
+use crate::topics::Topic;
 use rocksdb::WriteBatch;
 use std::time::Duration;
 

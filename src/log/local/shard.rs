@@ -7,8 +7,9 @@
 use super::block::{Block, ShardEnd, Taken};
 use super::tables::{Damage, Tables, within};
 use super::{keys, time};
-use crate::log::{Limit, Record, Topic};
+use crate::log::{Limit, Record};
 use crate::presence::Partition;
+use crate::topics::Topic;
 use std::sync::Mutex;
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::Duration;

@@ -13,9 +13,10 @@
 //! files.
 
 use super::keys;
-use crate::log::{Error, Topic};
+use crate::log::Error;
 use crate::presence::Partition;
 use crate::rocks::{self, Meaning};
+use crate::topics::Topic;
 use rocksdb::{
     BlockBasedOptions, Cache, ColumnFamily, ColumnFamilyDescriptor, DB, DBCompressionType, DBRecoveryMode,
     IteratorMode, LogLevel, Options, ReadOptions,

@@ -4,8 +4,8 @@
 
 use super::SourceFlags;
 use super::lines::Lines;
-use crate::log::Topic;
 use crate::presence::Partition;
+use crate::topics::Topic;
 use anyhow::bail;
 use serde::Deserialize;
 use std::path::Path;

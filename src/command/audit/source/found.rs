@@ -3,10 +3,11 @@
 use super::lines::Lines;
 use super::{AuditSource, LIMIT, change_of, unreadable};
 use crate::audit::verify::{Compared, OutputRecord, QuarantinedEvent};
-use crate::log::{Limit, Range, Reader, Record, Topic};
+use crate::log::{Limit, Range, Reader, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::{LearnedSchemas, Schemas};
 use crate::schema::avro;
+use crate::topics::Topic;
 use anyhow::{Context as _, bail};
 use serde_json::value::RawValue;
 

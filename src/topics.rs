@@ -31,7 +31,7 @@ pub enum OutputTopic {
     Changes,
     Kicks,
     Quarantine,
-    /// The newest state of each user, in a log that keeps it ([`OwnedPartition::keeps_current`](super::OwnedPartition::keeps_current)).
+    /// The newest state of each user, in a log that keeps it ([`OwnedPartition::keeps_current`](crate::log::OwnedPartition::keeps_current)).
     Current,
 }
 
