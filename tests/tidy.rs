@@ -391,6 +391,16 @@ fn kafka_is_named_only_where_a_process_connects_to_it() {
 }
 
 #[test]
+fn a_log_names_no_output() {
+    let outputs = rules::variants(include_str!("../src/topics.rs"), "OutputTopic");
+    assert!(outputs.contains(&"Changes".to_owned()), "the outputs were not found");
+    check(
+        |file| file.path.starts_with("src/log/") && is_rust(file) && !file.path.ends_with("/tests.rs"),
+        |file| rules::outputs_are_not_named(&file.text, &outputs),
+    );
+}
+
+#[test]
 fn the_oracle_shares_nothing_with_the_core_but_its_vocabulary() {
     check(
         |file| file.path.starts_with("src/sim/oracle") && is_rust(file),

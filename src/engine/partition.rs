@@ -476,13 +476,13 @@ impl PartitionProcessor {
             touched,
             ..
         } = self;
-        let keeps_current = match log {
-            PartitionHandle::Owned(log) => log.keeps_current(),
+        let keeps_newest = match log {
+            PartitionHandle::Owned(log) => log.keeps_newest(),
             PartitionHandle::Standby(_) => false,
         };
         let mut failed = None;
         part(state, &mut |output| {
-            if keeps_current
+            if keeps_newest
                 && let Output::Change(change) = &output
                 && outbox.is_of_the_rest(change.id)
             {

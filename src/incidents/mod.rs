@@ -31,7 +31,7 @@ use crate::presence::event::Event;
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::schema::avro::{self, IncidentRecord, Schema};
-use crate::topics::Topic;
+use crate::topics::{INCIDENTS_FOUND_IN, Topic};
 use position::FinderNote;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -289,7 +289,7 @@ impl Finder {
         let partition = Partition(number as u32);
         let next = self.partitions[number].next;
         records.clear();
-        match self.log.read(Topic::Changes, partition, next, LIMIT, records) {
+        match self.log.read(INCIDENTS_FOUND_IN, partition, next, LIMIT, records) {
             Err(log::Error::Gone { start, .. }) => {
                 tracing::warn!(
                     %partition, wanted = %next, %start,
@@ -374,7 +374,7 @@ impl Finder {
         // The first and the last event with which a departure was found out.
         let mut events: Option<(Offset, Offset)> = None;
         let from = followed.before(span.first_second);
-        self.each(Topic::Changes, partition, from, followed.next, |record| {
+        self.each(INCIDENTS_FOUND_IN, partition, from, followed.next, |record| {
             let change = change_of(&self.schemas, partition, record)?;
             let second = second_of(change.at);
             if second > span.last_second {

@@ -41,16 +41,16 @@ pub struct OutputRecord {
 
 impl Outputs {
     pub fn push(&mut self, topic: OutputTopic, record: OutputRecord) {
-        self.0[topic as usize].push(record);
+        self.0[topic.number()].push(record);
     }
 
     pub fn extend(&mut self, topic: OutputTopic, records: impl IntoIterator<Item = OutputRecord>) {
-        self.0[topic as usize].extend(records);
+        self.0[topic.number()].extend(records);
     }
 
     /// Returns the records of a topic.
     pub fn of(&self, topic: OutputTopic) -> &[OutputRecord] {
-        &self.0[topic as usize]
+        &self.0[topic.number()]
     }
 
     /// Returns each topic that has records, with them, in the order of [`OutputTopic::ALL`].
@@ -89,7 +89,7 @@ mod tests {
         let mut outputs = Outputs::default();
         assert!(outputs.is_empty());
         for topic in OutputTopic::ALL.into_iter().rev() {
-            assert_eq!(OutputTopic::ALL[topic as usize], topic);
+            assert_eq!(OutputTopic::ALL[topic.number()], topic);
             outputs.push(topic, record(topic.name()));
             outputs.push(topic, record("second"));
         }

@@ -1,15 +1,15 @@
 //! The topic of incidents: one sequence of records for the whole log, with one writer.
 //!
-//! Incidents are found in the changes of all partitions. So they are no output of a partition, and their topic has one
-//! partition only.
+//! Incidents are found in the records of a topic ([`INCIDENTS_FOUND_IN`](crate::topics::INCIDENTS_FOUND_IN)) of all
+//! partitions together. So they are no output of a partition, and their topic has one partition only.
 
 use super::{Error, NewRecord};
 use crate::presence::Offset;
 
-/// How far changes were read to find incidents. It is committed together with the records.
+/// How far was read to find incidents. It is committed together with the records.
 #[derive(Clone, PartialEq, Eq, Debug, Default)]
 pub struct IncidentPosition {
-    /// Of each partition, the next change to read.
+    /// Of each partition, the next record to read.
     pub next: Vec<Offset>,
     /// What the writer has to know besides, in bytes of its own; 1,000 at most.
     pub note: Vec<u8>,

@@ -510,12 +510,7 @@ fn size(record: &Record) -> usize {
 }
 
 fn slot(topic: Topic) -> usize {
-    match topic {
-        Topic::Events => 0,
-        Topic::Changes => 1,
-        Topic::Kicks => 2,
-        Topic::Quarantine => 3,
-    }
+    usize::from(topic.number())
 }
 
 #[cfg(test)]

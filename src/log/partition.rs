@@ -108,8 +108,9 @@ pub trait OwnedPartition: Send {
         0
     }
 
-    /// Returns whether commits must include the newest state of users.
-    fn keeps_current(&self) -> bool {
+    /// Returns whether the log has the outputs of which only the newest record of each key is kept
+    /// ([`TopicSpec::is_compacted`](crate::topics::TopicSpec::is_compacted)). Then commits must include them.
+    fn keeps_newest(&self) -> bool {
         false
     }
 

@@ -3,7 +3,7 @@
 
 use super::{Error, Limit, Position, Range, Record};
 use crate::presence::{Offset, Partition, Revision};
-use crate::topics::Topic;
+use crate::topics::{OutputTopic, Topic};
 use std::collections::BTreeMap;
 use std::time::Duration;
 
@@ -33,9 +33,16 @@ pub trait Reader {
     /// theirs, where the log is on Kafka.
     fn position(&self, group: &str, partition: Partition) -> Result<Position, Error>;
 
-    /// Adds the states of users that are at or after an offset of their topic; nothing at its end. Returns false where the log
-    /// keeps none (see [`OwnedPartition::keeps_current`](super::OwnedPartition::keeps_current)).
-    fn read_current(&mut self, _: Partition, _: Offset, _: Limit, _: &mut Vec<Record>) -> Result<bool, Error> {
+    /// Adds the records of a compacted output that are at or after an offset; nothing at its end. Returns false where the log
+    /// does not have it (see [`OwnedPartition::keeps_newest`](super::OwnedPartition::keeps_newest)).
+    fn read_newest(
+        &mut self,
+        _: OutputTopic,
+        _: Partition,
+        _: Offset,
+        _: Limit,
+        _: &mut Vec<Record>,
+    ) -> Result<bool, Error> {
         Ok(false)
     }
 

@@ -574,11 +574,11 @@ impl OwnedPartition for SimulatedPartition {
         self.0.retain(floor)
     }
 
-    fn keeps_current(&self) -> bool {
+    fn keeps_newest(&self) -> bool {
         self.0.broker.world().weather.keeps_current
     }
 
     fn keeps_headers(&self) -> bool {
-        self.keeps_current()
+        self.keeps_newest()
     }
 }

@@ -193,6 +193,30 @@ pub fn inner_is_named_where_it_may_be(file: &str, text: &str, (module, inner, al
     named.map(|path| finding(path.line, what.clone())).collect()
 }
 
+/// A log has numbers of topics and facts about them. What the outputs are called is said by who gives them their meaning. Unit
+/// tests may.
+pub fn outputs_are_not_named(text: &str, outputs: &[String]) -> Vec<Finding> {
+    let tokens = without_tests(&tokens(text));
+    let named = tokens
+        .iter()
+        .filter(|token| outputs.iter().any(|output| output == token.text));
+    let what =
+        |name: &str| format!("{name}: a log names no output; ask for what it has to know of one (src/topics.rs)");
+    named.map(|token| finding(token.line, what(token.text))).collect()
+}
+
+/// Returns the names of the variants of an enum that has no fields.
+pub fn variants(text: &str, name: &str) -> Vec<String> {
+    let tokens = tokens(text);
+    let begins = |window: &[Token<'_>]| window[0].text == "enum" && window[1].text == name;
+    let Some(begin) = tokens.windows(2).position(begins) else {
+        return Vec::new();
+    };
+    let inside = tokens[begin + 3..].iter().take_while(|token| token.text != "}");
+    let names = inside.filter(|token| token.text.starts_with(|first: char| first.is_ascii_uppercase()));
+    names.map(|token| token.text.to_owned()).collect()
+}
+
 /// The oracle shares the vocabulary with the core and nothing else: what decides must be written twice.
 pub fn oracle_stands_alone(file: &str, text: &str) -> Vec<Finding> {
     let tokens = tokens(text);
@@ -633,6 +657,17 @@ mod tests {
             clock_is_not_read("fn f(at: Instant) {} #[cfg(test)] mod tests { fn f() { Instant::now(); } }"),
             []
         );
+    }
+
+    #[test]
+    fn an_output_that_a_log_names_is_found_but_not_in_unit_tests() {
+        let outputs = variants(
+            "enum A { B }\nenum Out {\n/// X\nKicks = 1, Other }\nenum C { D }",
+            "Out",
+        );
+        assert_eq!(outputs, ["Kicks", "Other"]);
+        let text = "/// Kicks\nuse a::Topic::{Events, Kicks};\nfn f() { g(OutputTopic::Kicks) }\n#[cfg(test)] mod tests { use Kicks; }";
+        assert_eq!(lines(&outputs_are_not_named(text, &outputs)), [2, 3]);
     }
 
     #[test]

@@ -22,7 +22,7 @@ use crate::registry::{LearnedSchemas, Schemas};
 use crate::schema::avro::UserState;
 use crate::schema::partitioner::check_partition;
 use crate::schema::{avro, json};
-use crate::topics::Topic;
+use crate::topics::{OutputTopic, Topic};
 use crate::version::newest_revision;
 use anyhow::{Context as _, bail};
 pub use found::{FoundOutputs, topic_of};
@@ -413,7 +413,7 @@ impl AuditSource<'_> {
         loop {
             check_interrupted()?;
             records.clear();
-            if !reader.read_current(partition, next, LIMIT, &mut records)? {
+            if !reader.read_newest(OutputTopic::Current, partition, next, LIMIT, &mut records)? {
                 return Ok(false);
             }
             let Some(last) = records.last() else { return Ok(true) };

@@ -6,7 +6,7 @@
 
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::ManagedTopic;
-use crate::topics::Topic;
+use crate::topics::OutputTopic;
 use std::fmt::{self, Write as _};
 
 /// Who gets the permissions.
@@ -74,9 +74,10 @@ fn permissions(role: Role, connection: &Connection, group: &str, own_group: &str
         resource: Resource::Group(name.to_owned()),
         operations,
     };
-    const EVENTS: ManagedTopic = ManagedTopic::Log(Topic::Events);
-    const CHANGES: ManagedTopic = ManagedTopic::Log(Topic::Changes);
-    const KICKS: ManagedTopic = ManagedTopic::Log(Topic::Kicks);
+    const EVENTS: ManagedTopic = ManagedTopic::Events;
+    const CHANGES: ManagedTopic = ManagedTopic::Output(OutputTopic::Changes);
+    const KICKS: ManagedTopic = ManagedTopic::Output(OutputTopic::Kicks);
+    const CURRENT: ManagedTopic = ManagedTopic::Output(OutputTopic::Current);
     match role {
         // It reads its own outputs to compare them, and the settings of every topic at start.
         Role::Engine => vec![
@@ -94,10 +95,7 @@ fn permissions(role: Role, connection: &Connection, group: &str, own_group: &str
         ],
         Role::Publisher => vec![topics(&[EVENTS], &["Write"])],
         Role::Reader => vec![
-            topics(
-                &[CHANGES, KICKS, ManagedTopic::Current, ManagedTopic::Incidents],
-                &["Read"],
-            ),
+            topics(&[CHANGES, KICKS, CURRENT, ManagedTopic::Incidents], &["Read"]),
             group_of(own_group, &["Read"]),
         ],
         Role::Webhook => vec![

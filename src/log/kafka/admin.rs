@@ -122,7 +122,7 @@ fn create_with(
 /// Returns the facts of the topic of events; `None` if there is no such topic. Blocks like [`check`].
 pub(super) fn events(connection: &Connection) -> Result<Option<TopicFacts>, Error> {
     let mut facts = Admin::new(connection)?.facts()?;
-    Ok(facts.topics.remove(&ManagedTopic::Log(Topic::Events)))
+    Ok(facts.topics.remove(&ManagedTopic::Events))
 }
 
 /// Changes one setting of the topic of events, and waits until the cluster says that it is in force. Blocks like [`check`].
@@ -132,7 +132,7 @@ pub(super) fn alter_events(connection: &Connection, key: &str, value: &str) -> R
     let deadline = admin.settles();
     loop {
         let facts = admin.ask()?;
-        let events = facts.topics.get(&ManagedTopic::Log(Topic::Events));
+        let events = facts.topics.get(&ManagedTopic::Events);
         if events.is_some_and(|topic| topic.settings.get(key).is_some_and(|is| is == value)) {
             return Ok(());
         }
@@ -218,7 +218,7 @@ impl Admin<'_> {
     }
 
     fn judged(&self, facts: &ClusterFacts) -> Checked {
-        let events = facts.topics.get(&ManagedTopic::Log(Topic::Events));
+        let events = facts.topics.get(&ManagedTopic::Events);
         Checked {
             partitions: events.map_or(0, |topic| topic.partitions),
             topics: facts.topics.len(),

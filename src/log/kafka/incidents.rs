@@ -1,8 +1,8 @@
 //! The topic of incidents: one partition, and one writer among all nodes.
 //!
 //! The writer has a transactional producer `{group}-incidents`, which fences off every earlier one. Records and the offsets
-//! up to which changes were read go out in one transaction: the group's offsets in the topic of changes, which nobody else
-//! uses, with the finder's note as metadata. So no other permission is needed than for outputs.
+//! up to which records were read go out in one transaction: the group's offsets in the topic that incidents are found in, which
+//! nobody else uses, with the finder's note as metadata. So no other permission is needed than for outputs.
 
 use super::KafkaLog;
 use super::client::{unread, unwritten};
@@ -11,7 +11,7 @@ use super::owned::{OutputProducer, begin, commit, drain, headers, output_produce
 use super::partition_reader::PartitionReader;
 use crate::log::{Error, IncidentPosition, IncidentWriter, Limit, NewRecord, Range, Record, locked};
 use crate::presence::{Offset, Partition};
-use crate::topics::Topic;
+use crate::topics::INCIDENTS_FOUND_IN;
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD as BASE64;
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
@@ -52,11 +52,11 @@ impl KafkaIncidents {
             send(producer, to.headers(headers(&record.headers)))?;
         }
         drain(&self.producer, self.log.clock())?;
-        let changes = self.log.name(Topic::Changes);
+        let read = self.log.name(INCIDENTS_FOUND_IN);
         let note = BASE64.encode(&position.note);
         let mut offsets = TopicPartitionList::new();
         for (next, partition) in position.next.iter().zip(0..) {
-            let mut element = offsets.add_partition(&changes, partition);
+            let mut element = offsets.add_partition(&read, partition);
             element.set_offset(KafkaOffset::Offset(next.0 as i64))?;
             element.set_metadata(&note);
         }
@@ -70,12 +70,12 @@ impl KafkaIncidents {
 
 impl IncidentWriter for KafkaIncidents {
     fn position(&mut self) -> Result<Option<IncidentPosition>, Error> {
-        let changes = self.log.name(Topic::Changes);
+        let read = self.log.name(INCIDENTS_FOUND_IN);
         let mut wanted = TopicPartitionList::new();
         for partition in 0..self.log.node().partitions {
-            wanted.add_partition(&changes, partition as i32);
+            wanted.add_partition(&read, partition as i32);
         }
-        let what = "how far changes were read for incidents";
+        let what = "how far was read for incidents";
         let ask = move |consumer: &BaseConsumer<_>| consumer.committed_offsets(wanted, ANSWER);
         let found = self.log.offsets().ask("rd_kafka_committed", ANSWER, ask)?;
         let found = found.map_err(|error| unread(what, &error))?;

@@ -10,7 +10,7 @@
 //! | `source` | the client that readers share, replaced when it is stuck |
 //! | `partition_reader`, `native` | reading one partition, in batches, by calls of librdkafka that the crate does not have |
 //! | `event_reader` | events as their owner reads them: a gap in the offsets is read twice |
-//! | `tail`, `older` | changes and kicks for those who follow them: the newest from memory, older ones from the brokers |
+//! | `tail`, `history_readers` | outputs for those who follow them: the newest from memory, older ones from the brokers |
 //! | `append` | events on their way in |
 //! | `owners` | who has which partition, and which nodes stand by |
 //! | `incidents` | the topic of incidents, and its one writer |
@@ -53,7 +53,7 @@ use crate::log::{
     Reader, Record, StandbyNodes, StandbyPartition, locked,
 };
 use crate::presence::{Offset, Partition, Revision};
-use crate::topics::Topic;
+use crate::topics::{OutputTopic, Topic};
 use append::Appender;
 use event_reader::{OtherSource, SecondSource};
 use incidents::KafkaIncidents;
@@ -219,10 +219,6 @@ impl KafkaLog {
         name_among(&self.names, topic)
     }
 
-    fn current_topic(&self) -> String {
-        self.node.connection.current()
-    }
-
     fn incidents_topic(&self) -> String {
         self.node.connection.incidents()
     }
@@ -360,8 +356,8 @@ pub struct KafkaReader {
     source: Arc<Source>,
     partitions: u32,
     readers: Vec<(Topic, Partition, PartitionReader)>,
-    /// Of the newest states of users.
-    current: Vec<(Partition, PartitionReader)>,
+    /// Of compacted outputs.
+    newest: Vec<(OutputTopic, Partition, PartitionReader)>,
     incidents: Option<PartitionReader>,
     /// The client that asks for a group's positions, made when it is first needed, and the group.
     positions: Mutex<Option<(Box<str>, Arc<Source>)>>,
@@ -389,7 +385,7 @@ impl KafkaReader {
             source,
             partitions: partitions as u32,
             readers: Vec::new(),
-            current: Vec::new(),
+            newest: Vec::new(),
             incidents: None,
             positions: Mutex::default(),
         })
@@ -433,25 +429,27 @@ impl Reader for KafkaReader {
         history_readers::wait_for(&mut self.readers[at].2, from, limit, into)
     }
 
-    fn read_current(
+    fn read_newest(
         &mut self,
+        topic: OutputTopic,
         partition: Partition,
         from: Offset,
         limit: Limit,
         into: &mut Vec<Record>,
     ) -> Result<bool, Error> {
-        let at = match self.current.iter().position(|(at, _)| *at == partition) {
+        let name = self.connection.output(topic);
+        let mut known = self.newest.iter();
+        let at = match known.position(|(of, at, _)| (*of, *at) == (topic, partition)) {
             Some(at) => at,
             None => {
-                let name = self.connection.current().into();
-                let partition_reader = PartitionReader::new(&self.source, None, name, partition, None)?;
-                self.current.push((partition, partition_reader));
-                self.current.len() - 1
+                let partition_reader = PartitionReader::new(&self.source, None, name.as_str().into(), partition, None)?;
+                self.newest.push((topic, partition, partition_reader));
+                self.newest.len() - 1
             }
         };
-        let (start, _) = self.source.ask_range(&self.connection.current(), partition)?;
+        let (start, _) = self.source.ask_range(&name, partition)?;
         let from = from.max(Offset(start));
-        history_readers::wait_for(&mut self.current[at].1, from, limit, into)?;
+        history_readers::wait_for(&mut self.newest[at].2, from, limit, into)?;
         Ok(true)
     }
 

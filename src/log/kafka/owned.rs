@@ -98,7 +98,7 @@ impl KafkaPartition {
         log.owned().fetch_add(1, Ordering::Relaxed);
         let names = OutputTopic::ALL.map(|topic| match topic.topic() {
             Some(topic) => log.name(topic),
-            None => log.current_topic().into(),
+            None => log.node().connection.output(topic).into(),
         });
         let mut owned = KafkaPartition {
             names,
@@ -193,7 +193,7 @@ impl KafkaPartition {
     }
 
     fn output_name(&self, topic: OutputTopic) -> &Arc<str> {
-        &self.names[topic as usize]
+        &self.names[topic.number()]
     }
 
     /// Sends a commit in one transaction.
@@ -505,7 +505,7 @@ impl OwnedPartition for KafkaPartition {
         share_ms.max((self.took_ms * PAUSE_FACTOR).min(PAUSE_MAX_MS))
     }
 
-    fn keeps_current(&self) -> bool {
+    fn keeps_newest(&self) -> bool {
         true
     }
 

@@ -139,7 +139,7 @@ impl PartitionReader {
         self
     }
 
-    /// Reads the traces of changes too.
+    /// Reads the traces of outputs too.
     pub fn reading_traces(mut self, reads_traces: bool) -> PartitionReader {
         self.reads_traces = reads_traces;
         self
@@ -340,8 +340,8 @@ impl PartitionReader {
         let name = self.name.clone();
         let headers = match self.topic {
             Some(Topic::Events) => HeadersRead::OfEvents,
-            Some(Topic::Changes) if self.reads_traces => HeadersRead::Trace,
-            Some(Topic::Changes | Topic::Kicks | Topic::Quarantine) => HeadersRead::Nothing,
+            Some(_) if self.reads_traces => HeadersRead::Trace,
+            Some(_) => HeadersRead::Nothing,
             None => HeadersRead::Id,
         };
         move |queue| {
@@ -467,7 +467,7 @@ enum HeadersRead {
     OfEvents,
     /// The id of an output, as its owner reads it.
     Id,
-    /// The trace of a change.
+    /// The trace of an output.
     Trace,
 }
 

@@ -4,7 +4,7 @@
 //! isolation, offsets, partitions): these are refused with an explanation. Values that may be secret are never shown,
 //! in no error and in no log. So nothing in this module quotes a value before its key is known.
 
-use crate::topics::Topic;
+use crate::topics::{OutputTopic, Topic};
 use rdkafka::ClientConfig;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
@@ -221,9 +221,9 @@ impl Connection {
         self.name(topic.name())
     }
 
-    /// Returns the name of the topic with the present state of each user; compacted.
-    pub fn current(&self) -> String {
-        self.name("current")
+    /// Returns the Kafka name of an output topic.
+    pub fn output(&self, topic: OutputTopic) -> String {
+        self.name(topic.name())
     }
 
     /// Returns the name of the topic of incidents, which has one partition.
@@ -395,7 +395,7 @@ mod tests {
                 "eu.presence.quarantine"
             ]
         );
-        assert_eq!(connection.current(), "eu.presence.current");
+        assert_eq!(connection.output(OutputTopic::Current), "eu.presence.current");
         assert_eq!(connection.incidents(), "eu.presence.incidents");
         assert_eq!(connection.owners(), "eu.presence.owners");
         assert_eq!(connection.flags(), "--kafka a:1 --topic-prefix eu.presence");

@@ -1,4 +1,4 @@
-//! The tail of the outputs: the newest changes and kicks of every partition in memory, shared by all who follow them.
+//! The tail of the outputs that are followed: the newest of every partition in memory, shared by all who follow them.
 //! Older outputs are read from the brokers ([`HistoryReaders`]).
 //!
 //! One thread reads, and only committed records. This thread never waits: a partition that cannot be read is retried
@@ -24,8 +24,6 @@ use std::sync::mpsc::{Receiver, RecvTimeoutError, Sender, channel};
 use std::sync::{Arc, Mutex, Weak};
 use std::time::Duration;
 
-/// The topics that every node follows.
-const FOLLOWED: [Topic; 2] = [Topic::Changes, Topic::Kicks];
 /// Maximum size of the records in one tail buffer.
 const RING_BYTES: usize = 1 << 20;
 const LIMIT: Limit = Limit {
@@ -122,7 +120,7 @@ impl RecentOutputs {
     ) -> Result<RecentOutputs, Error> {
         let source = Source::new(config.clone(), clock.clone())?;
         let mut buffers = BTreeMap::new();
-        for topic in FOLLOWED {
+        for topic in Topic::ALL.into_iter().filter(|topic| topic.spec().is_followed) {
             for partition in (0..partitions).map(Partition) {
                 let name = name(topic);
                 let (_, end) = source.ask_range(&name, partition)?;

@@ -6,7 +6,7 @@
 
 use super::settings::Connection;
 use crate::presence::event::bounds;
-use crate::topics::Topic;
+use crate::topics::{OutputTopic, Topic};
 use std::collections::BTreeMap;
 use std::fmt;
 
@@ -25,15 +25,13 @@ const EVENT_BYTES_MAX: usize = 1_024
 pub const EVENTS_MESSAGE_BYTES: usize = 4 << 20;
 const _: () = assert!(EVENT_BYTES_MAX < EVENTS_MESSAGE_BYTES);
 
-/// A quarantined record is a whole event's key and value, and at most so much more: framing, where and when it stood,
-/// and the sentence that says what is wrong with it.
-pub const QUARANTINE_FRAMING_BYTES: usize = 1_024;
+/// `max.message.bytes` of an output whose records have a whole event in them ([`TopicSpec::bytes_beside_event`]). Twice that of
+/// the events: a publisher may have packed a record better than it is packed when it is written again.
+///
+/// [`TopicSpec::bytes_beside_event`]: crate::topics::TopicSpec::bytes_beside_event
+pub const EVENT_COPIES_MESSAGE_BYTES: usize = 2 * EVENTS_MESSAGE_BYTES;
 
-/// `max.message.bytes` of the quarantine. Twice that of the events: a publisher may have packed a record better than it
-/// is packed when it is written again.
-pub const QUARANTINE_MESSAGE_BYTES: usize = 2 * EVENTS_MESSAGE_BYTES;
-
-/// `max.message.bytes` of changes, kicks and current. The largest change, with 32 instances on each of 32 platforms, is
+/// `max.message.bytes` of the other outputs. The largest record of them, a change with 32 instances on each of 32 platforms, is
 /// far smaller; what counts is that librdkafka's batches, of up to a million bytes, fit.
 pub const OUTPUT_MESSAGE_BYTES: usize = 2 << 20;
 
@@ -63,31 +61,31 @@ const OWNERS_SEGMENT_MS: &str = "600000";
 /// One of our topics.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Debug)]
 pub enum ManagedTopic {
-    /// One that partitions consist of.
-    Log(Topic),
-    /// What each user is now.
-    Current,
-    /// Mass departures, found in the changes of all partitions.
+    Events,
+    Output(OutputTopic),
+    /// Mass departures, found in all partitions together.
     Incidents,
     /// Who owns which partition.
     Owners,
 }
 
 impl ManagedTopic {
-    pub const ALL: [ManagedTopic; 7] = [
-        ManagedTopic::Log(Topic::Events),
-        ManagedTopic::Log(Topic::Changes),
-        ManagedTopic::Log(Topic::Kicks),
-        ManagedTopic::Log(Topic::Quarantine),
-        ManagedTopic::Current,
-        ManagedTopic::Incidents,
-        ManagedTopic::Owners,
-    ];
+    pub const ALL: [ManagedTopic; 3 + OutputTopic::ALL.len()] = {
+        let mut all = [ManagedTopic::Events; 3 + OutputTopic::ALL.len()];
+        let mut at = 0;
+        while at < OutputTopic::ALL.len() {
+            all[1 + at] = ManagedTopic::Output(OutputTopic::ALL[at]);
+            at += 1;
+        }
+        all[1 + at] = ManagedTopic::Incidents;
+        all[2 + at] = ManagedTopic::Owners;
+        all
+    };
 
     pub fn name(self, connection: &Connection) -> String {
         match self {
-            ManagedTopic::Log(topic) => connection.topic(topic),
-            ManagedTopic::Current => connection.current(),
+            ManagedTopic::Events => connection.topic(Topic::Events),
+            ManagedTopic::Output(topic) => connection.output(topic),
             ManagedTopic::Incidents => connection.incidents(),
             ManagedTopic::Owners => connection.owners(),
         }
@@ -99,17 +97,18 @@ impl ManagedTopic {
     }
 
     fn is_compacted(self) -> bool {
-        matches!(self, ManagedTopic::Current | ManagedTopic::Owners)
+        match self {
+            ManagedTopic::Output(topic) => topic.spec().is_compacted,
+            ManagedTopic::Owners => true,
+            ManagedTopic::Events | ManagedTopic::Incidents => false,
+        }
     }
 
     fn message_bytes(self) -> usize {
         match self {
-            ManagedTopic::Log(Topic::Events) => EVENTS_MESSAGE_BYTES,
-            ManagedTopic::Log(Topic::Quarantine) => QUARANTINE_MESSAGE_BYTES,
-            ManagedTopic::Log(Topic::Changes | Topic::Kicks)
-            | ManagedTopic::Current
-            | ManagedTopic::Incidents
-            | ManagedTopic::Owners => OUTPUT_MESSAGE_BYTES,
+            ManagedTopic::Events => EVENTS_MESSAGE_BYTES,
+            ManagedTopic::Output(topic) if topic.spec().bytes_beside_event.is_some() => EVENT_COPIES_MESSAGE_BYTES,
+            ManagedTopic::Output(_) | ManagedTopic::Incidents | ManagedTopic::Owners => OUTPUT_MESSAGE_BYTES,
         }
     }
 }
@@ -242,7 +241,7 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
         }
     }
     if let Some(made_with) = facts.made_with.filter(|&made_with| made_with != partitions) {
-        return Err(other(ManagedTopic::Log(Topic::Events).name(connection), made_with));
+        return Err(other(ManagedTopic::Events.name(connection), made_with));
     }
     let brokers = facts.brokers.max(1);
     let replication = wanted.replication.unwrap_or(brokers.min(3));
@@ -368,7 +367,7 @@ impl TopicChecker<'_> {
             true => "",
             false => " (nothing was set for it, so a broker may have made it by itself)",
         };
-        if part == ManagedTopic::Log(Topic::Events) && topic.text(TIMESTAMP_TYPE) != TIMESTAMPS_OF_BROKERS {
+        if part == ManagedTopic::Events && topic.text(TIMESTAMP_TYPE) != TIMESTAMPS_OF_BROKERS {
             let is_being_filled = topic.text(TIMESTAMP_TYPE) == TIMESTAMPS_GIVEN && topic.has_own_settings;
             let otherwise = match is_being_filled {
                 true => {
@@ -389,7 +388,7 @@ impl TopicChecker<'_> {
             );
         }
         let is_closed = |bytes: i64| (0..=CLOSED_MESSAGE_BYTES as i64).contains(&bytes);
-        if part == ManagedTopic::Log(Topic::Events) && topic.number(MESSAGE_BYTES).is_some_and(is_closed) {
+        if part == ManagedTopic::Events && topic.number(MESSAGE_BYTES).is_some_and(is_closed) {
             let what = format!(
                 "it takes no events ({MESSAGE_BYTES}={}), since `rollcall reshard --finish` moves or has moved them to topics with \
                  another prefix; use that prefix, or have this one take events again",
@@ -477,7 +476,7 @@ impl TopicChecker<'_> {
     }
 
     fn partitions(&mut self, facts: &ClusterFacts) {
-        let events = ManagedTopic::Log(Topic::Events);
+        let events = ManagedTopic::Events;
         let Some(of_events) = facts.topics.get(&events).map(|topic| topic.partitions) else {
             return;
         };
@@ -511,7 +510,7 @@ impl TopicChecker<'_> {
                 ManagedTopic::Owners | ManagedTopic::Incidents => {
                     format!("it has {} partitions, but must have one", topic.partitions)
                 }
-                _ => format!(
+                ManagedTopic::Events | ManagedTopic::Output(_) => format!(
                     "it has {} partitions, and {} has {of_events}: the outputs of a partition are written to the \
                      partition with the same number",
                     topic.partitions,
@@ -539,7 +538,7 @@ impl TopicChecker<'_> {
             let topic = facts.topics.get(&part)?;
             topic.number("max.message.bytes").and_then(|n| u64::try_from(n).ok())
         };
-        let (events, quarantine) = (ManagedTopic::Log(Topic::Events), ManagedTopic::Log(Topic::Quarantine));
+        let events = ManagedTopic::Events;
         let of_events = bytes(events).unwrap_or(EVENTS_MESSAGE_BYTES as u64);
         if of_events < EVENT_BYTES_MAX as u64 {
             let what = format!(
@@ -553,26 +552,22 @@ impl TopicChecker<'_> {
                 self.set(events, "max.message.bytes", EVENTS_MESSAGE_BYTES),
             );
         }
-        let needed = of_events + QUARANTINE_FRAMING_BYTES as u64;
-        if let Some(is) = bytes(quarantine).filter(|&is| is < needed) {
-            let what = format!(
-                "a malformed event of up to {of_events} bytes and its error would not fit into a record \
-                 (max.message.bytes={is}), and its partition would stop"
-            );
-            let room = (2 * of_events).max(QUARANTINE_MESSAGE_BYTES as u64);
-            self.found(
-                Severity::Refused,
-                quarantine,
-                what,
-                self.set(quarantine, "max.message.bytes", room),
-            );
+        let outputs = || OutputTopic::ALL.into_iter();
+        let copies =
+            outputs().filter_map(|topic| Some((ManagedTopic::Output(topic), topic.spec().bytes_beside_event?)));
+        for (part, beside) in copies {
+            let needed = of_events + beside as u64;
+            if let Some(is) = bytes(part).filter(|&is| is < needed) {
+                let what = format!(
+                    "a malformed event of up to {of_events} bytes and its error would not fit into a record \
+                     (max.message.bytes={is}), and its partition would stop"
+                );
+                let room = (2 * of_events).max(EVENT_COPIES_MESSAGE_BYTES as u64);
+                self.found(Severity::Refused, part, what, self.set(part, "max.message.bytes", room));
+            }
         }
-        for part in [
-            ManagedTopic::Log(Topic::Changes),
-            ManagedTopic::Log(Topic::Kicks),
-            ManagedTopic::Current,
-            ManagedTopic::Incidents,
-        ] {
+        let others = outputs().filter(|topic| topic.spec().bytes_beside_event.is_none());
+        for part in others.map(ManagedTopic::Output).chain([ManagedTopic::Incidents]) {
             if let Some(is) = bytes(part).filter(|&is| is < OUTPUT_MESSAGE_BYTES_MIN) {
                 let what = format!(
                     "the broker takes at most {is} bytes at once (max.message.bytes), and outputs are sent in batches of \

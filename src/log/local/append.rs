@@ -229,7 +229,7 @@ fn write(shared: &AppenderState, group: &[Vec<(Partition, NewRecord)>]) -> Resul
     for (partition, tail) in tails {
         let shard = shared.partition_shards(partition, Error::Write)?.shard(Topic::Events);
         *locked(&shard.tail) = tail;
-        durable[partition.0 as usize][usize::from(keys::number(Topic::Events))] = tail.end;
+        durable[partition.0 as usize][usize::from(Topic::Events.number())] = tail.end;
         shard.show(tail.end);
         touched.push(partition);
     }

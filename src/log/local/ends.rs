@@ -9,7 +9,6 @@
 //! machine it is an older state or torn. An older one claims less, never more; a torn one fails its checksum and is
 //! passed over. So it never keeps a sound log from being opened, and nothing depends on it being there.
 
-use super::keys;
 use crate::topics::Topic;
 use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
@@ -19,7 +18,7 @@ use std::sync::{Mutex, PoisonError};
 const NAME: &str = "ENDS";
 const MAGIC: &[u8; 8] = b"rc-ends1";
 
-/// The ends of every partition's sequences, in the order of [`keys::number`].
+/// The ends of every partition's sequences, in the order of [`Topic::number`].
 pub(super) type Ends = Vec<[u64; Topic::ALL.len()]>;
 
 /// The file, open for writing.
@@ -102,7 +101,7 @@ impl EndsFile {
 pub(super) fn first_short(found: &Ends, claimed: &Ends) -> Option<(Topic, u32, u64, u64)> {
     for (partition, (found, claimed)) in (0..).zip(found.iter().zip(claimed)) {
         for topic in Topic::ALL {
-            let at = usize::from(keys::number(topic));
+            let at = usize::from(topic.number());
             if found[at] < claimed[at] {
                 return Some((topic, partition, found[at], claimed[at]));
             }

@@ -1,7 +1,7 @@
 //! The topic of incidents in the embedded log: a few records, each under a key of its own in the column family that is always
 //! there. So a version that knows no incidents opens the log too, and leaves them as they are.
 //!
-//! A commit is not synced. What a power cut takes of it is found again from the changes.
+//! A commit is not synced. What a power cut takes of it is found again.
 
 use super::tables::{Damage, Tables};
 use super::{AppenderState, keys, locked};

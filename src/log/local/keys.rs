@@ -5,9 +5,9 @@
 //! | the name of a topic | partition u32, first offset u64 | a block of records ([`super::block`]) |
 //! | `default` | `layout` | u32: the number of this table, or [`LAYOUT_UNFINISHED`] |
 //! | `default` | `partitions` | u32: how many partitions the log has, for ever |
-//! | `default` | `start`, topic u8, partition u32 | u64: the oldest offset kept; absent while that is 0 |
+//! | `default` | `start`, topic u8 ([`Topic::number`]), partition u32 | u64: the oldest offset kept; absent while that is 0 |
 //! | `default` | `incident`, offset u64 | a record of the topic of incidents: time u64, length of its key u32, key, value |
-//! | `default` | `read-for-incidents` | how far changes were read to find incidents: the number of partitions u32, of each the next offset u64, the finder's note |
+//! | `default` | `read-for-incidents` | how far was read to find incidents: the number of partitions u32, of each the next offset u64, the finder's note |
 //! | `default` | `position`, partition u32 | [`crate::log::Position::to_bytes`] of the last commit |
 //!
 //! A column family for each topic, since they are written, read and dropped at rates of their own: the tombstones and
@@ -40,7 +40,7 @@ pub(super) fn incident(offset: u64) -> Vec<u8> {
 
 pub(super) fn start(topic: Topic, partition: Partition) -> Vec<u8> {
     let mut key = b"start".to_vec();
-    key.push(number(topic));
+    key.push(topic.number());
     key.extend_from_slice(&partition.0.to_be_bytes());
     key
 }
@@ -64,16 +64,6 @@ pub(super) fn first_of(key: &[u8]) -> Option<u64> {
     Some(u64::from_be_bytes(first))
 }
 
-/// The number of a topic in keys and, counted the same, in arrays. Never reused.
-pub(super) fn number(topic: Topic) -> u8 {
-    match topic {
-        Topic::Events => 0,
-        Topic::Changes => 1,
-        Topic::Kicks => 2,
-        Topic::Quarantine => 3,
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -87,7 +77,5 @@ mod tests {
         assert_eq!(INCIDENT_POSITION, b"read-for-incidents");
         assert_eq!(block(of, 5), *b"\x01\x02\x03\x04\0\0\0\0\0\0\0\x05");
         assert_eq!(first_of(&block(of, u64::MAX - 3)), Some(u64::MAX - 3));
-        let numbers: Vec<u8> = Topic::ALL.into_iter().map(number).collect();
-        assert_eq!(numbers, [0, 1, 2, 3]);
     }
 }

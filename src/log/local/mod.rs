@@ -136,7 +136,7 @@ struct PartitionShards {
 
 impl PartitionShards {
     fn shard(&self, topic: Topic) -> &ShardWriter {
-        &self.shards[usize::from(keys::number(topic))]
+        &self.shards[usize::from(topic.number())]
     }
 }
 
@@ -163,7 +163,7 @@ impl LocalLog {
     /// Returns the offset before which each partition's events are durable for sure; `None` if that is not known.
     pub fn durable_events(dir: &Path) -> Result<Option<Vec<Offset>>, Error> {
         let ends = EndsFile::read(dir).map_err(|error| opening::unusable(dir, &error))?;
-        let at = usize::from(keys::number(Topic::Events));
+        let at = usize::from(Topic::Events.number());
         Ok(ends.map(|ends| ends.iter().map(|ends| Offset(ends[at])).collect()))
     }
 

@@ -1,7 +1,7 @@
 //! Opening the directory of a log: checks its content before writing to it, and creates a log in an empty directory.
 
 use super::ends::{Ends, EndsFile, first_short};
-use super::shard::{self, ShardWriter};
+use super::shard::{self, Found, ShardWriter};
 use super::tables::{Damage, Mode, Tables, not_opened};
 use super::traced::TracedEvents;
 use super::{DEFAULT_PARTITIONS, MAX_PARTITIONS, PartitionShards, ends_of, keys};
@@ -206,8 +206,10 @@ fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionSha
     let damaged = |damage: Damage| damage.opening(dir);
     let load_one = |partition: Partition| -> Result<PartitionShards, Error> {
         let find = |topic| shard::find(tables, topic, partition).map_err(damaged);
-        let [events, changes, kicks, quarantine] = Topic::ALL.map(find);
-        let shards = [events?, changes?, kicks?, quarantine?];
+        let mut shards = [Found::default(); Topic::ALL.len()];
+        for (found, topic) in shards.iter_mut().zip(Topic::ALL) {
+            *found = find(topic)?;
+        }
         let stored = tables.db().get_cf(tables.meta(), keys::position(partition));
         let position = match stored.map_err(Damage::from).map_err(damaged)? {
             None => Position::default(),
@@ -221,7 +223,7 @@ fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionSha
                 }
             })?,
         };
-        let end = shards[usize::from(keys::number(Topic::Events))].tail.end;
+        let end = shards[usize::from(Topic::Events.number())].tail.end;
         if position.next.0 > end {
             let next = position.next;
             let what = format!("partition {partition} of events ends at {end}, but was folded up to {next} already");

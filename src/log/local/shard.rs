@@ -47,7 +47,7 @@ pub(super) struct Oldest {
 }
 
 /// What was found on disk.
-#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+#[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub(super) struct Found {
     pub start: u64,
     pub tail: ShardEnd,

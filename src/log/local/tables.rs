@@ -69,10 +69,7 @@ impl Tables {
 
         let mut families = vec![family(keys::META, 2 * MIB, &cache)];
         for topic in Topic::ALL {
-            let memtable = match topic {
-                Topic::Events | Topic::Changes => 16 * MIB,
-                Topic::Kicks | Topic::Quarantine => 4 * MIB,
-            };
+            let memtable = if topic.spec().is_busy { 16 * MIB } else { 4 * MIB };
             families.push(family(topic.name(), memtable, &cache));
         }
         let db = match mode {

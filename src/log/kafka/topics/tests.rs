@@ -1,6 +1,7 @@
 //! A cluster as it should be, and what is found when one thing about it is not.
 
 use super::*;
+use crate::topics::QUARANTINE_FRAMING_BYTES as FRAMING_BYTES;
 
 fn connection() -> Connection {
     Connection::new("b1:9092", None, None, &[]).expect("valid")
@@ -35,7 +36,7 @@ fn made(brokers: usize, partitions: u32) -> ClusterFacts {
     }
 }
 
-const EVENTS: ManagedTopic = ManagedTopic::Log(Topic::Events);
+const EVENTS: ManagedTopic = ManagedTopic::Events;
 
 /// What is found, a line each, once `change` was made to a cluster of three brokers.
 #[track_caller]
@@ -64,7 +65,7 @@ fn what_is_made_on_three_brokers_has_nothing_wrong_with_it() {
             .all(|topic| topic.text("min.insync.replicas") == "2")
     );
     assert_eq!(facts.topics[&ManagedTopic::Owners].partitions, 1);
-    assert_eq!(facts.topics[&ManagedTopic::Current].partitions, 64);
+    assert_eq!(facts.topics[&ManagedTopic::Output(OutputTopic::Current)].partitions, 64);
     assert_eq!(facts.topics[&EVENTS].text("retention.ms"), "2592000000");
 }
 
@@ -84,7 +85,7 @@ fn on_one_broker_the_only_complaint_is_the_one_replica() {
 #[test]
 fn a_topic_that_is_not_there_is_refused_with_the_command_that_makes_it() {
     let found = found(|facts| {
-        facts.topics.remove(&ManagedTopic::Log(Topic::Kicks));
+        facts.topics.remove(&ManagedTopic::Output(OutputTopic::Kicks));
     });
     assert_eq!(
         found,
@@ -132,7 +133,7 @@ fn a_topic_that_a_broker_made_by_itself_is_told_to_be_one() {
 
 #[test]
 fn other_numbers_of_partitions_are_refused() {
-    let changes = ManagedTopic::Log(Topic::Changes);
+    let changes = ManagedTopic::Output(OutputTopic::Changes);
     let fewer = found(|facts| facts.topics.get_mut(&changes).expect("there").partitions = 63);
     assert_eq!(fewer.len(), 1);
     assert!(
@@ -176,7 +177,7 @@ fn what_cleans_up_the_wrong_way_is_refused() {
     for (part, policy) in [
         (EVENTS, "compact"),
         (EVENTS, "compact,delete"),
-        (ManagedTopic::Current, "delete"),
+        (ManagedTopic::Output(OutputTopic::Current), "delete"),
         (ManagedTopic::Owners, "compact,delete"),
     ] {
         let found = found(|facts| set(facts, part, "cleanup.policy", policy));
@@ -187,26 +188,26 @@ fn what_cleans_up_the_wrong_way_is_refused() {
 
 #[test]
 fn a_quarantine_that_is_no_larger_than_the_events_is_refused() {
-    let quarantine = ManagedTopic::Log(Topic::Quarantine);
+    let quarantine = ManagedTopic::Output(OutputTopic::Quarantine);
     let bytes = |more: usize| (EVENTS_MESSAGE_BYTES + more).to_string();
-    let short = found(|facts| {
-        set(
-            facts,
-            quarantine,
-            "max.message.bytes",
-            &bytes(QUARANTINE_FRAMING_BYTES - 1),
-        )
-    });
+    let short = found(|facts| set(facts, quarantine, "max.message.bytes", &bytes(FRAMING_BYTES - 1)));
     assert_eq!(short.len(), 1);
     assert!(short[0].starts_with("Refused presence.quarantine"), "{short:?}");
     assert!(short[0].ends_with("max.message.bytes=8388608"), "{short:?}");
-    let enough = found(|facts| set(facts, quarantine, "max.message.bytes", &bytes(QUARANTINE_FRAMING_BYTES)));
+    let enough = found(|facts| set(facts, quarantine, "max.message.bytes", &bytes(FRAMING_BYTES)));
     assert_eq!(enough, [""; 0]);
     let larger = found(|facts| set(facts, EVENTS, "max.message.bytes", "20971520"));
     assert!(larger[0].ends_with("max.message.bytes=41943040"), "{larger:?}");
     let small = found(|facts| set(facts, EVENTS, "max.message.bytes", "1048588"));
     assert!(small[0].starts_with("Warning presence.events"), "{small:?}");
-    let outputs = found(|facts| set(facts, ManagedTopic::Log(Topic::Changes), "max.message.bytes", "500000"));
+    let outputs = found(|facts| {
+        set(
+            facts,
+            ManagedTopic::Output(OutputTopic::Changes),
+            "max.message.bytes",
+            "500000",
+        )
+    });
     assert!(outputs[0].starts_with("Refused presence.changes"), "{outputs:?}");
 }
 
@@ -270,7 +271,7 @@ fn without_the_topic_of_incidents_an_engine_may_start() {
 #[test]
 fn a_plan_makes_what_is_missing_with_the_number_that_the_others_have() {
     let mut facts = made(3, 12);
-    facts.topics.remove(&ManagedTopic::Current);
+    facts.topics.remove(&ManagedTopic::Output(OutputTopic::Current));
     let plan = |facts: &ClusterFacts, wanted: RequestedTopics| plan(&connection(), facts, wanted);
     let made = plan(&facts, RequestedTopics::default()).expect("possible");
     assert_eq!(made.make.len(), 1);
