@@ -50,7 +50,6 @@ const EVENTS_PER_SECOND: usize = 10_000;
 const PUBLISHED_AT_ONCE: usize = 500;
 
 fn main() {
-    allocator::set_up();
     let users = match std::env::var("ROLLCALL_BENCH_USERS") {
         Ok(_) => users::count(),
         Err(_) if is_quick() => 20_000,

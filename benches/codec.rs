@@ -30,7 +30,6 @@ const REPEATED: usize = 200;
 const P: Partition = Partition(0);
 
 fn main() {
-    allocator::set_up();
     avro_rows();
     json_rows();
     log_rows();

@@ -93,7 +93,6 @@ unsafe impl GlobalAlloc for Counting {
 static ALLOCATOR: Counting = Counting;
 
 fn main() {
-    rollcall::allocator::set_up();
     match env::var(USERS).ok().map(|users| users.parse()) {
         Some(users) => return grown(users.expect("a number of users")),
         None if env::var(RUN).is_ok() => return run(),

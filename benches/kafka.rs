@@ -48,7 +48,6 @@ const PARTITIONS: u32 = 4;
 const PARTS: [&str; 5] = ["catch_up", "alive", "latency", "transactions", "peer"];
 
 fn main() {
-    allocator::set_up();
     let only = std::env::var("ROLLCALL_BENCH_ONLY").unwrap_or_else(|_| PARTS[..4].join(","));
     let only: Vec<&str> = only.split(',').collect();
     for part in &only {

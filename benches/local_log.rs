@@ -19,7 +19,6 @@ const P: Partition = Partition(1);
 type Acknowledged = mpsc::Receiver<Result<Vec<Appended>, Error>>;
 
 fn main() {
-    allocator::set_up();
     heading("embedded log, records of some 80 bytes, 4 partitions");
     let dir = tempfile::tempdir().expect("there is a directory for temporary files");
     let log = open(dir.path());

@@ -73,7 +73,6 @@ struct World {
 }
 
 fn main() {
-    allocator::set_up();
     let users = users::count();
     let rounds = if is_quick() { 1 } else { 3 };
     heading(&format!(

@@ -44,7 +44,6 @@ const PART: &str = "ROLLCALL_BENCH_PART";
 const ROUNDS: usize = 3;
 
 fn main() {
-    allocator::set_up();
     let Ok(part) = env::var(PART) else {
         return conduct();
     };

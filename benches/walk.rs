@@ -34,7 +34,6 @@ const PASS_MS: u64 = 120_000;
 const P: Partition = Partition(0);
 
 fn main() {
-    allocator::set_up();
     let clock = Arc::new(ManualClock::new(START_MS));
     let log = Arc::new(MemoryLog::new(1, clock.clone()));
     let drop_read = || {

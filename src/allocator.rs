@@ -1,4 +1,4 @@
-//! The program's memory: jemalloc for Rust, the C library's allocator for RocksDB, librdkafka and OpenSSL.
+//! The program's memory: jemalloc, for Rust and, as it takes the place of `malloc`, for RocksDB, librdkafka and OpenSSL.
 //!
 //! A server has some 80 threads, most of which are idle most of the time. mimalloc, which was used before, keeps pages for
 //! each thread until that thread allocates again: a small engine had five times the memory that it used. Here threads share
@@ -9,7 +9,7 @@ use std::ffi::CStr;
 
 pub use tikv_jemallocator::Jemalloc as Allocator;
 
-/// The options of jemalloc; `_RJEM_MALLOC_CONF` in the environment overrides each of them.
+/// The options of jemalloc; `MALLOC_CONF` in the environment overrides each of them.
 ///
 /// * One thread gives memory back, since the default of one for each arena is not needed. What was freed is kept for a
 ///   second: if that were shorter than the time between two batches, the next batch would have it cleared and mapped again.
@@ -27,31 +27,6 @@ const OPTIONS: &CStr =
 /// jemalloc reads its options here before `main`: a pointer to the first byte of a text that ends with 0.
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 #[used]
-#[unsafe(export_name = "_rjem_malloc_conf")]
+#[unsafe(export_name = "malloc_conf")]
 #[expect(unsafe_code, reason = "a symbol that jemalloc reads has its name from C")]
 static MALLOC_CONF: &u8 = &OPTIONS.to_bytes_with_nul()[0];
-
-/// How many arenas the C library has at least; it has as many as there are cores.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-const ARENAS_MIN: usize = 2;
-
-/// Sets the options of the C library's allocator where the environment (`MALLOC_ARENA_MAX`) does not. Call it at the start
-/// of `main`.
-pub fn set_up() {
-    #[cfg(all(target_os = "linux", target_env = "gnu"))]
-    set_arenas();
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-#[expect(
-    unsafe_code,
-    reason = "the options of the C library's allocator are set by a call of C"
-)]
-fn set_arenas() {
-    if std::env::var_os("MALLOC_ARENA_MAX").is_none() {
-        let cores = std::thread::available_parallelism().map_or(ARENAS_MIN, |cores| cores.get());
-        let arenas = std::ffi::c_int::try_from(cores.max(ARENAS_MIN)).unwrap_or(std::ffi::c_int::MAX);
-        // SAFETY: the call only writes an option. It is made before there are other threads. A failure leaves the default.
-        unsafe { libc::mallopt(libc::M_ARENA_MAX, arenas) };
-    }
-}

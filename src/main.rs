@@ -47,7 +47,6 @@ enum Command {
 }
 
 fn main() {
-    rollcall::allocator::set_up();
     let status = run();
     // Some threads are still running: readers of the log, threads that wait for brokers. Exit handlers of C++ libraries
     // would destroy what these threads use (`pthread lock: Invalid argument`), so none is run. Everything is durable by

@@ -465,7 +465,7 @@ fn the_doctor_sees_a_server_and_the_machine_and_changes_nothing() {
 fn jemalloc_has_the_options_of_the_program_and_the_environment_overrides_them() {
     let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
     // It prints each option that is set, in their order, and ends the process if one is unknown.
-    command.env("_RJEM_MALLOC_CONF", "confirm_conf:true,abort_conf:true,narenas:3");
+    command.env("MALLOC_CONF", "confirm_conf:true,abort_conf:true,narenas:3");
     let output = command.arg("--version").output().expect("it runs");
     let printed = String::from_utf8(output.stderr).expect("text");
     let set: Vec<&str> = printed
