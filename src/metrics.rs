@@ -61,6 +61,7 @@ struct Metrics {
     gateway_beat_records: IntCounter,
     gateway_endings_refused: IntCounter,
     task_failures: IntCounterVec,
+    kafka_clients: prometheus::IntGauge,
     kafka_clients_given_up: IntCounterVec,
     event_offset_gaps: IntCounter,
     standby_ready: IntGaugeVec,
@@ -410,6 +411,10 @@ static METRICS: LazyLock<Metrics> = LazyLock::new(|| {
             "task",
             &TASKS,
         ),
+        kafka_clients: add(
+            &registry,
+            prometheus::IntGauge::new("rollcall_kafka_clients", "Clients of Kafka that this process has").expect(VALID),
+        ),
         kafka_clients_given_up: counters_from(
             "rollcall_kafka_clients_given_up_total",
             "Clients of Kafka that were replaced because a call did not return, or because they read nothing",
@@ -715,6 +720,16 @@ pub fn oidc_keys_fetched(issuer: &str, seconds: u64) {
 /// Counts a task that ended unexpectedly.
 pub fn task_failed(task: &str) {
     METRICS.task_failures.with_label_values(&[task]).inc();
+}
+
+/// Counts a client of Kafka that was made.
+pub fn kafka_client_made() {
+    METRICS.kafka_clients.inc();
+}
+
+/// Counts a client of Kafka that is no longer used.
+pub fn kafka_client_gone() {
+    METRICS.kafka_clients.dec();
 }
 
 /// Counts a client of Kafka that was given up.

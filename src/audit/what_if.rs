@@ -27,7 +27,7 @@ pub struct WhatIf {
     window: Window,
     keep_policies: bool,
     was: Was,
-    points: Vec<Lane>,
+    points: Vec<PolicyFold>,
     times: EvidenceTimes,
     time: LogTime,
     records: u64,
@@ -41,11 +41,11 @@ enum Was {
         /// The losses whose evidence has not been passed yet, the next one last.
         losses: Vec<Loss>,
     },
-    Folded(Box<Lane>),
+    Folded(Box<PolicyFold>),
 }
 
 /// One policy: its fold, and what the changes add up to.
-struct Lane {
+struct PolicyFold {
     state: State,
     tally: Tally,
     losses: Vec<Loss>,
@@ -147,7 +147,7 @@ impl WhatIf {
         keep_policies: bool,
         seed: HashSeed,
     ) -> WhatIf {
-        let lane = |policy: Policy| Lane {
+        let policy_fold = |policy: Policy| PolicyFold {
             state: State::seeded(partition, policy, seed),
             tally: Tally::new(window),
             losses: Vec::new(),
@@ -156,13 +156,13 @@ impl WhatIf {
             window,
             keep_policies,
             was: match first_policy {
-                Some(policy) => Was::Folded(Box::new(lane(policy))),
+                Some(policy) => Was::Folded(Box::new(policy_fold(policy))),
                 None => Was::Published {
                     tally: Tally::new(window),
                     losses: Vec::new(),
                 },
             },
-            points: policies.iter().cloned().map(lane).collect(),
+            points: policies.iter().cloned().map(policy_fold).collect(),
             times: EvidenceTimes::default(),
             time: LogTime(0),
             records: 0,
@@ -196,28 +196,31 @@ impl WhatIf {
                     }
                 }
             }
-            Was::Folded(lane) => lane.fold(offset, ts, event, &self.times),
+            Was::Folded(policy_fold) => policy_fold.fold(offset, ts, event, &self.times),
         }
         let as_is = event.filter(|event| self.keep_policies || !matches!(event, Event::Policy { .. }));
-        for lane in &mut self.points {
-            lane.fold(offset, ts, as_is, &self.times);
+        for policy_fold in &mut self.points {
+            policy_fold.fold(offset, ts, as_is, &self.times);
         }
         if self.records.is_multiple_of(RECYCLE_EVERY) {
-            self.lanes().for_each(|lane| {
-                lane.state.take_dirt();
+            self.folds().for_each(|policy_fold| {
+                policy_fold.state.take_dirt();
             });
         }
         if self.times.is_long() {
-            let oldest = self.lanes().filter_map(|lane| lane.oldest_evidence()).min();
+            let oldest = self
+                .folds()
+                .filter_map(|policy_fold| policy_fold.oldest_evidence())
+                .min();
             self.times.forget_before(oldest.unwrap_or(offset));
         }
         self.window.needs(self.time)
     }
 
-    fn lanes(&mut self) -> impl Iterator<Item = &mut Lane> {
+    fn folds(&mut self) -> impl Iterator<Item = &mut PolicyFold> {
         let was = match &mut self.was {
             Was::Published { .. } => None,
-            Was::Folded(lane) => Some(&mut **lane),
+            Was::Folded(policy_fold) => Some(&mut **policy_fold),
         };
         was.into_iter().chain(&mut self.points)
     }
@@ -227,10 +230,10 @@ impl WhatIf {
         let end = self.time;
         let was = match self.was {
             Was::Published { tally, .. } => tally.finish(end),
-            Was::Folded(lane) => lane.tally.finish(end),
+            Was::Folded(policy_fold) => policy_fold.tally.finish(end),
         };
-        let point = |lane: Lane| {
-            let would = lane.tally.finish(end);
+        let point = |policy_fold: PolicyFold| {
+            let would = policy_fold.tally.finish(end);
             Point {
                 users_affected: affected(&was.users, &would.users),
                 would: would.totals,
@@ -269,9 +272,9 @@ impl Window {
     }
 }
 
-impl Lane {
+impl PolicyFold {
     fn fold(&mut self, offset: Offset, ts: u64, event: Option<&Event<'_>>, times: &EvidenceTimes) {
-        let Lane { state, tally, losses } = self;
+        let PolicyFold { state, tally, losses } = self;
         state.fold(offset, ts, event, &mut |output| match output {
             Output::Change(change) => losses.extend(tally.apply(&change)),
             Output::Kick(_) | Output::Ignored(_) => {}

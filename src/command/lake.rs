@@ -4,7 +4,7 @@
 //! [`crate::lake`]: this file decides when to read, when to commit, and what to report.
 
 mod behind;
-mod place;
+mod location;
 #[cfg(test)]
 mod tests;
 
@@ -26,7 +26,7 @@ use crate::registry::{self, Schemas};
 use crate::topics::Topic;
 use anyhow::{Context as _, anyhow, bail};
 use behind::Behind;
-use place::Place;
+use location::LakeLocation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
 use std::net::SocketAddr;
@@ -118,9 +118,9 @@ impl Trouble {
 }
 
 pub fn run(args: &Args) -> anyhow::Result<()> {
-    let place = Place::of(&args.to)?;
+    let location = LakeLocation::of(&args.to)?;
     if args.sql {
-        return print_views(place);
+        return print_views(location);
     }
     let every_ms = Seconds::within("every", Some(args.every), 0, 1_000, 30_000)?;
     let interrupted = Rc::new(log::on_interrupt()?);
@@ -128,22 +128,22 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     let process = LakeProcess {
         args,
         every_ms,
-        shown: place.shown(),
+        shown: location.shown(),
         reader: log::open(args.kafka.as_deref(), &args.data, &args.cluster)?,
         runtime: runtime()?,
         interrupted,
         trouble: Trouble::default(),
         behind: Behind::default(),
     };
-    match place {
-        Place::Directory(root) => {
+    match location {
+        LakeLocation::Directory(root) => {
             let storage = LakeDirectory::open(&root);
             let storage = storage.with_context(|| format!("cannot use {} as a lake", root.display()))?;
-            process.run(storage, || place::directory_uri(&root))
+            process.run(storage, || location::directory_uri(&root))
         }
-        Place::Bucket(bucket) => {
+        LakeLocation::Bucket(bucket) => {
             let (interrupted, trouble) = (process.interrupted.clone(), process.trouble.clone());
-            let listener = place::waiting(args.once, interrupted, trouble, process.behind.clone());
+            let listener = location::waiting(args.once, interrupted, trouble, process.behind.clone());
             let uri = bucket.uri();
             let storage = bucket.open(process.runtime.handle().clone(), listener);
             match process.run(storage, || uri) {
@@ -235,9 +235,9 @@ impl LakeProcess<'_> {
     }
 }
 
-fn print_views(place: Place) -> anyhow::Result<()> {
-    let shown = place.shown();
-    let bytes = place.manifest(runtime()?.handle().clone());
+fn print_views(location: LakeLocation) -> anyhow::Result<()> {
+    let shown = location.shown();
+    let bytes = location.manifest(runtime()?.handle().clone());
     let Some(bytes) = bytes.with_context(|| format!("cannot read the lake in {shown}"))? else {
         bail!(
             "there is no lake in {shown}: it has no manifest.json; `rollcall lake --to {shown}` makes one with its first commit"

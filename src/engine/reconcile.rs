@@ -28,31 +28,31 @@ const PART: Limit = Limit {
 const NEWEST_MAX: u64 = 100_000;
 
 /// The place of an output among those of its partition: the offset of its record, and its index.
-type Place = (Offset, u64);
+type OutputPlace = (Offset, u64);
 
 /// The records that a topic has after a position.
-struct Lane {
+struct TopicTail {
     topic: OutputTopic,
     /// The next record of the topic to read.
     next: Offset,
     /// The offset after the last record.
     end: Offset,
     /// The place of the last record, and the number if it is a change; `None`: there is nothing after the position.
-    last: Option<(Place, u64)>,
+    last: Option<(OutputPlace, u64)>,
     /// Retention has not deleted any of the records after the position.
     is_whole: bool,
     /// Records that were read and not compared yet.
-    read: VecDeque<(Place, Vec<u8>)>,
+    read: VecDeque<(OutputPlace, Vec<u8>)>,
 }
 
 /// The outputs that the topics of a partition have after a position.
 pub struct OutputTail {
     partition: Partition,
-    changes: Lane,
-    kicks: Lane,
-    quarantine: Lane,
+    changes: TopicTail,
+    kicks: TopicTail,
+    quarantine: TopicTail,
     /// The users whose newest state was written after the position, with the place of the change that gave it.
-    newest: BTreeMap<Vec<u8>, Place>,
+    newest: BTreeMap<Vec<u8>, OutputPlace>,
     /// How many outputs were found to be what the fold gives.
     pub found: u64,
 }
@@ -64,7 +64,7 @@ fn datum_of(value: &[u8]) -> Result<&[u8], Malformed> {
 
 /// What a record of an output topic says about its output.
 struct OutputEntry {
-    place: Place,
+    place: OutputPlace,
     /// The number of a change; 0 for other outputs.
     seq: u64,
 }
@@ -93,17 +93,17 @@ fn entry(topic: OutputTopic, datum: &[u8]) -> Result<OutputEntry, Malformed> {
 
 /// Returns the place of the change that gave a newest state, which its header says. `None`: a program that keeps no
 /// headers has copied the record, so that nothing is known of it.
-fn newest_place(record: &Record) -> Option<Place> {
+fn newest_place(record: &Record) -> Option<OutputPlace> {
     place_of(record.id()?)
 }
 
 /// The same of a record that is to be written. A log that keeps newest states keeps headers, so it has the id.
-fn new_place(record: &OutputRecord) -> Option<Place> {
+fn new_place(record: &OutputRecord) -> Option<OutputPlace> {
     let id = record.headers.iter().find(|(name, _)| *name == ID_HEADER);
     place_of(&id?.1)
 }
 
-fn place_of(id: &[u8]) -> Option<Place> {
+fn place_of(id: &[u8]) -> Option<OutputPlace> {
     let id = parse_output_id(std::str::from_utf8(id).ok()?)?;
     Some((id.offset, id.index))
 }
@@ -142,19 +142,19 @@ fn each_between(
     Ok(())
 }
 
-impl Lane {
+impl TopicTail {
     /// Finds the records of a topic after a position. Also returns the last record before it, if it is kept. Returns
     /// `None` if outputs and position cannot differ in this log.
     fn find(
         log: &mut dyn OwnedPartition,
         topic: OutputTopic,
-        after: Place,
-    ) -> Result<Option<(Lane, Option<OutputEntry>, log::Range)>, Error> {
+        after: OutputPlace,
+    ) -> Result<Option<(TopicTail, Option<OutputEntry>, log::Range)>, Error> {
         let Some(range) = log.outputs_range(topic)? else {
             return Ok(None);
         };
         let partition = log.partition();
-        let mut lane = Lane {
+        let mut tail = TopicTail {
             topic,
             next: range.end,
             end: range.end,
@@ -176,24 +176,24 @@ impl Lane {
                 }
                 Ok(())
             })?;
-            lane.next = first.unwrap_or(lane.next);
-            lane.last = lane.last.or(last);
+            tail.next = first.unwrap_or(tail.next);
+            tail.last = tail.last.or(last);
             if before.is_some() {
                 break;
             }
         }
-        lane.is_whole = before.is_some() || range.start == Offset(0);
-        Ok(Some((lane, before, range)))
+        tail.is_whole = before.is_some() || range.start == Offset(0);
+        Ok(Some((tail, before, range)))
     }
 
     /// Finds the last record of a topic, whatever it is of.
-    fn last_of(log: &mut dyn OwnedPartition, topic: OutputTopic) -> Result<Option<Place>, Error> {
-        let found = Lane::find(log, topic, (Offset(u64::MAX), u64::MAX))?;
+    fn last_of(log: &mut dyn OwnedPartition, topic: OutputTopic) -> Result<Option<OutputPlace>, Error> {
+        let found = TopicTail::find(log, topic, (Offset(u64::MAX), u64::MAX))?;
         Ok(found.and_then(|(_, before, _)| Some(before?.place)))
     }
 
     /// Returns the next record to compare.
-    fn next(&mut self, log: &mut dyn OwnedPartition) -> Result<Option<(Place, Vec<u8>)>, Error> {
+    fn next(&mut self, log: &mut dyn OwnedPartition) -> Result<Option<(OutputPlace, Vec<u8>)>, Error> {
         if self.last.is_some() && self.read.is_empty() && self.next < self.end {
             let mut records = Vec::new();
             log.read_outputs(self.topic, self.next, PART, &mut records)?;
@@ -208,7 +208,7 @@ impl Lane {
         Ok(self.read.pop_front())
     }
 
-    fn reaches(&self, place: Place) -> bool {
+    fn reaches(&self, place: OutputPlace) -> bool {
         self.last.is_some_and(|(last, _)| place <= last)
     }
 }
@@ -243,9 +243,9 @@ pub enum Comparison {
 #[derive(Clone, Copy, PartialEq, Eq, Debug, Default)]
 pub struct KnownOutputs {
     /// The last change, with its number.
-    change: Option<(Place, u64)>,
-    kick: Option<Place>,
-    quarantined: Option<Place>,
+    change: Option<(OutputPlace, u64)>,
+    kick: Option<OutputPlace>,
+    quarantined: Option<OutputPlace>,
 }
 
 impl OutputTail {
@@ -254,7 +254,7 @@ impl OutputTail {
     pub fn last_in_topics(log: &mut dyn OwnedPartition) -> Result<Option<Offset>, Error> {
         let mut last = None;
         for topic in [OutputTopic::Changes, OutputTopic::Kicks, OutputTopic::Quarantine] {
-            last = last.max(Lane::last_of(log, topic)?);
+            last = last.max(TopicTail::last_of(log, topic)?);
         }
         Ok(last.map(|(offset, _)| offset))
     }
@@ -270,11 +270,12 @@ impl OutputTail {
         after: &Position,
         known: &KnownOutputs,
     ) -> Result<Comparison, Error> {
-        let behind = |place: Place, last: Option<Place>| last.map_or(place, |last| place.max((last.0, last.1 + 1)));
+        let behind =
+            |place: OutputPlace, last: Option<OutputPlace>| last.map_or(place, |last| place.max((last.0, last.1 + 1)));
         let place = (after.next, after.outputs);
         let last_change = known.change.filter(|(last, _)| *last >= place);
         let from = behind(place, last_change.map(|(last, _)| last));
-        let Some((changes, before, range)) = Lane::find(log, OutputTopic::Changes, from)? else {
+        let Some((changes, before, range)) = TopicTail::find(log, OutputTopic::Changes, from)? else {
             return Ok(Comparison::Unasked);
         };
         let expected = last_change.map_or(after.seq, |(_, seq)| seq);
@@ -287,15 +288,15 @@ impl OutputTail {
         if seq != expected {
             return Ok(Comparison::Ahead { seq });
         }
-        let kicks = Lane::find(log, OutputTopic::Kicks, behind(place, known.kick))?;
+        let kicks = TopicTail::find(log, OutputTopic::Kicks, behind(place, known.kick))?;
         // The record at `next` is quarantined after its outputs, so that `after.outputs` does not count here.
-        let quarantine = Lane::find(log, OutputTopic::Quarantine, behind((after.next, 0), known.quarantined))?;
+        let quarantine = TopicTail::find(log, OutputTopic::Quarantine, behind((after.next, 0), known.quarantined))?;
         let (Some((kicks, ..)), Some((quarantine, ..))) = (kicks, quarantine) else {
             return Ok(Comparison::Unasked);
         };
         let newest = OutputTail::newest(log, after.next)?;
-        let lanes = [&changes, &kicks, &quarantine];
-        if lanes.iter().all(|lane| lane.last.is_none()) && newest.is_empty() {
+        let tails = [&changes, &kicks, &quarantine];
+        if tails.iter().all(|tail| tail.last.is_none()) && newest.is_empty() {
             return Ok(Comparison::Equal);
         }
         Ok(Comparison::Behind(Box::new(OutputTail {
@@ -309,13 +310,13 @@ impl OutputTail {
     }
 
     /// Returns the newest states that belong to a record or to a later one. What is not known of a user is sent again.
-    fn newest(log: &mut dyn OwnedPartition, from: Offset) -> Result<BTreeMap<Vec<u8>, Place>, Error> {
+    fn newest(log: &mut dyn OwnedPartition, from: Offset) -> Result<BTreeMap<Vec<u8>, OutputPlace>, Error> {
         let mut newest = BTreeMap::new();
         let Some(range) = log.outputs_range(OutputTopic::Current)? else {
             return Ok(newest);
         };
         let partition = log.partition();
-        let mut found: Vec<(Vec<u8>, Option<Place>)> = Vec::new();
+        let mut found: Vec<(Vec<u8>, Option<OutputPlace>)> = Vec::new();
         let mut is_before = false;
         for (back, to) in backwards(range) {
             if range.end.0 - back.0 > NEWEST_MAX {
@@ -354,7 +355,7 @@ impl OutputTail {
         Ok(newest)
     }
 
-    fn lane(&mut self, topic: OutputTopic) -> Option<&mut Lane> {
+    fn tail(&mut self, topic: OutputTopic) -> Option<&mut TopicTail> {
         match topic {
             OutputTopic::Changes => Some(&mut self.changes),
             OutputTopic::Kicks => Some(&mut self.kicks),
@@ -364,8 +365,8 @@ impl OutputTail {
     }
 
     /// Returns the place of the last output in the topics.
-    pub fn last(&self) -> Option<Place> {
-        let place = |lane: &Lane| Some(lane.last?.0);
+    pub fn last(&self) -> Option<OutputPlace> {
+        let place = |tail: &TopicTail| Some(tail.last?.0);
         // A malformed record is quarantined after the outputs that its time causes.
         let quarantined = place(&self.quarantine).map(|(offset, _)| (offset, u64::MAX));
         place(&self.changes).max(place(&self.kicks)).max(quarantined)
@@ -373,7 +374,7 @@ impl OutputTail {
 
     /// Returns the outputs that are known to be in the topics from now on.
     pub fn known(&self) -> KnownOutputs {
-        let place = |lane: &Lane| lane.last.map(|(place, _)| place);
+        let place = |tail: &TopicTail| tail.last.map(|(place, _)| place);
         KnownOutputs {
             change: self.changes.last,
             kick: place(&self.kicks),
@@ -382,7 +383,7 @@ impl OutputTail {
     }
 
     /// Whether all outputs in the topics are before a place.
-    pub fn is_before(&self, place: Place) -> bool {
+    pub fn is_before(&self, place: OutputPlace) -> bool {
         self.last().is_none_or(|last| last < place)
     }
 
@@ -391,7 +392,7 @@ impl OutputTail {
     pub fn chain_to(
         mut self,
         from: &Position,
-        to: Place,
+        to: OutputPlace,
         log: &mut dyn OwnedPartition,
     ) -> Result<Option<[u8; 32]>, Error> {
         if !(self.changes.is_whole && self.kicks.is_whole) {
@@ -428,29 +429,29 @@ impl OutputTail {
     pub fn has(
         &mut self,
         topic: OutputTopic,
-        place: Place,
+        place: OutputPlace,
         datum: &[u8],
         log: &mut dyn OwnedPartition,
     ) -> Result<bool, Error> {
         let partition = self.partition;
-        let Some(lane) = self.lane(topic) else {
+        let Some(tail) = self.tail(topic) else {
             return Ok(false);
         };
-        if !lane.reaches(place) || (planted!(KicksNotCompared) && topic != OutputTopic::Changes) {
+        if !tail.reaches(place) || (planted!(KicksNotCompared) && topic != OutputTopic::Changes) {
             return Ok(false);
         }
         // A folded output is not folded again before a restart: after a failure the partition starts again from the
         // store.
-        let found = lane.next(log).map_err(|error| match error {
+        let found = tail.next(log).map_err(|error| match error {
             Error::Log(cause) => Error::TailUnreadable { partition, cause },
             error => error,
         })?;
         // It was there, and retention has deleted it since.
-        if !lane.is_whole
+        if !tail.is_whole
             && let Some((at, datum)) = &found
             && *at > place
         {
-            lane.read.push_front((*at, datum.clone()));
+            tail.read.push_front((*at, datum.clone()));
             return Ok(true);
         }
         let same = |found: &[u8]| match topic {
@@ -478,7 +479,7 @@ impl OutputTail {
 
     /// Whether the newest state of a user that a change gave, or a newer one, is already in the topic. None of those may
     /// be sent again: the next owner may go on from a store that is past them, and would leave the older state there.
-    pub fn has_newest(&self, user: &[u8], by: Place) -> bool {
+    pub fn has_newest(&self, user: &[u8], by: OutputPlace) -> bool {
         self.newest.get(user).is_some_and(|there| by <= *there)
     }
 
@@ -487,9 +488,9 @@ impl OutputTail {
         let partition = self.partition;
         let mut there = 0;
         let mut rest = Commit::at(commit.position);
-        for lane in [&mut self.changes, &mut self.kicks, &mut self.quarantine] {
-            let mut records = commit.outputs.of(lane.topic).iter();
-            while let Some((place, found)) = lane.next(log)? {
+        for tail in [&mut self.changes, &mut self.kicks, &mut self.quarantine] {
+            let mut records = commit.outputs.of(tail.topic).iter();
+            while let Some((place, found)) = tail.next(log)? {
                 let Some(record) = records.next() else {
                     // The topic has more than we have sent: another process wrote to it.
                     return Err(Error::Deposed { partition });
@@ -499,7 +500,7 @@ impl OutputTail {
                 if datum != found {
                     return Err(Error::OutputDiffers {
                         partition,
-                        topic: lane.topic,
+                        topic: tail.topic,
                         offset: place.0,
                         index: place.1,
                         found: hex(&found).into(),
@@ -508,7 +509,7 @@ impl OutputTail {
                 }
                 there += 1;
             }
-            rest.outputs.extend(lane.topic, records.cloned());
+            rest.outputs.extend(tail.topic, records.cloned());
         }
         for record in commit.outputs.of(OutputTopic::Current) {
             let user = record.key.as_deref().unwrap_or_default();
@@ -552,8 +553,8 @@ mod tests {
     use super::*;
     use crate::log::RecordHeaders;
 
-    fn tail<const N: usize>(newest: [(&str, Place); N]) -> OutputTail {
-        let lane = |topic| Lane {
+    fn tail<const N: usize>(newest: [(&str, OutputPlace); N]) -> OutputTail {
+        let tail = |topic| TopicTail {
             topic,
             next: Offset(0),
             end: Offset(0),
@@ -563,9 +564,9 @@ mod tests {
         };
         OutputTail {
             partition: Partition(0),
-            changes: lane(OutputTopic::Changes),
-            kicks: lane(OutputTopic::Kicks),
-            quarantine: lane(OutputTopic::Quarantine),
+            changes: tail(OutputTopic::Changes),
+            kicks: tail(OutputTopic::Kicks),
+            quarantine: tail(OutputTopic::Quarantine),
             newest: newest.map(|(user, place)| (user.as_bytes().to_vec(), place)).into(),
             found: 0,
         }

@@ -31,8 +31,16 @@ const GIVEN_UP_MAX: usize = 5;
 /// A piece of work of a helper. It returns how its result is delivered.
 type Job = Box<dyn FnOnce() -> Box<dyn FnOnce()> + Send>;
 
-/// Helpers that wait for work, the one that worked last at the end. There are as many as calls were made at a time.
-static IDLE_HELPERS: Mutex<Vec<Sender<Job>>> = Mutex::new(Vec::new());
+/// Helpers that wait for work, the one that worked last at the end. There are as many as calls were made at a time lately.
+static IDLE_HELPERS: Mutex<Vec<(HelperId, Sender<Job>)>> = Mutex::new(Vec::new());
+
+/// Unlike that of any other helper of this process.
+type HelperId = usize;
+
+static HELPERS_STARTED: AtomicUsize = AtomicUsize::new(0);
+
+/// A helper that has had no work for so long ends.
+const IDLE_MAX: Duration = Duration::from_secs(30);
 
 /// How many clients of this process were given up.
 static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
@@ -79,6 +87,7 @@ impl<C: Send + Sync + 'static> Guarded<C> {
     }
 
     fn of(name: String, client: C, is_irreplaceable: bool) -> Guarded<C> {
+        metrics::kafka_client_made();
         Guarded {
             name,
             client: Some(Arc::new(client)),
@@ -185,6 +194,7 @@ impl<C: Send + Sync + 'static, T> CallAhead<C, T> {
 impl<C: Send + Sync + 'static> Drop for Guarded<C> {
     fn drop(&mut self) {
         let Some(client) = self.client.take() else { return };
+        metrics::kafka_client_gone();
         if self.is_given_up() {
             std::mem::forget(client);
         } else if on_a_helper("rd_kafka_destroy", patience(), move || drop(client)).is_none() {
@@ -257,7 +267,7 @@ fn wait_for<T>(result: &Receiver<T>, patience: Duration) -> Option<T> {
 fn hand_over(job: Job) {
     let mut job = job;
     // A helper that panicked is gone.
-    while let Some(helper) = locked(&IDLE_HELPERS).pop() {
+    while let Some((_, helper)) = locked(&IDLE_HELPERS).pop() {
         match helper.send(job) {
             Ok(()) => return,
             Err(back) => job = back.0,
@@ -266,11 +276,12 @@ fn hand_over(job: Job) {
     let (sender, jobs) = channel();
     let own = sender.clone();
     sender.send(job).expect("the receiver is in this function");
+    let id = HELPERS_STARTED.fetch_add(1, Ordering::Relaxed);
     let started = tasks::spawn("kafka-call", move || {
-        while let Ok(job) = jobs.recv() {
+        while let Some(job) = next_job(id, &jobs, IDLE_MAX) {
             let deliver = job();
             // Before the delivery, so that the next call finds this helper.
-            locked(&IDLE_HELPERS).push(own.clone());
+            locked(&IDLE_HELPERS).push((id, own.clone()));
             deliver();
         }
         End::Asked
@@ -278,6 +289,23 @@ fn hand_over(job: Job) {
     if let Err(error) = started {
         // The job is dropped with its channel, so that its caller hears of it at once.
         tracing::error!(%error, "a thread cannot be started");
+    }
+}
+
+/// Waits for a helper's next job. `None`: it had none for so long that it is no longer in the list, and ends.
+fn next_job(id: HelperId, jobs: &Receiver<Job>, idle_max: Duration) -> Option<Job> {
+    if let Ok(job) = jobs.recv_timeout(idle_max) {
+        return Some(job);
+    }
+    let unneeded = {
+        let mut idle = locked(&IDLE_HELPERS);
+        let at = idle.iter().position(|(other, _)| *other == id);
+        at.map(|at| idle.remove(at))
+    };
+    match unneeded {
+        Some(_) => None,
+        // Somebody took it out of the list at this moment, and is about to send a job.
+        None => jobs.recv().ok(),
     }
 }
 
@@ -313,6 +341,27 @@ mod tests {
                 .contains("the client two of Kafka hangs: another")
         );
         drop(client);
+    }
+
+    #[test]
+    fn a_helper_without_work_ends_unless_somebody_has_just_taken_it() {
+        let (sender, jobs) = channel();
+        let id = HELPERS_STARTED.fetch_add(1, Ordering::Relaxed);
+        let waits = |id| locked(&IDLE_HELPERS).iter().any(|(other, _)| *other == id);
+        let idle_max = Duration::from_millis(1);
+        // At the front, where no other test of this process takes it: they take the last.
+        locked(&IDLE_HELPERS).insert(0, (id, sender.clone()));
+        // Unless they took all.
+        if next_job(id, &jobs, idle_max).is_none() {
+            assert!(!waits(id), "it cannot be given work that it would not do");
+        }
+        // Taken out of the list, and the job comes after its time.
+        let later = std::thread::spawn(move || {
+            std::thread::sleep(idle_max * 50);
+            sender.send(Box::new(|| Box::new(|| {}))).expect("it waits");
+        });
+        assert!(next_job(id, &jobs, idle_max).is_some());
+        later.join().expect("sent");
     }
 
     #[test]

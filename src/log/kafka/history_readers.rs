@@ -16,6 +16,8 @@ use std::time::Duration;
 
 /// How many of those who catch up in one partition are read for at a time.
 const CLIENTS_MAX: usize = 4;
+/// So many clients stay although nobody reads: the next read would have to wait for their connections.
+const CLIENTS_KEPT: usize = 1;
 /// Readers are kept, ready to go on, for as many partitions as there are, and for this many at least.
 const READERS_MIN: usize = 16;
 /// A reader that was not used for so long has nobody who comes back to it.
@@ -109,7 +111,7 @@ impl HistoryReaders {
         result
     }
 
-    /// Ends readers that nobody has used for a while. Takes a moment for each.
+    /// Ends readers that nobody has used for a while, and clients without readers. Takes a moment for each.
     pub fn end_unused(&self) {
         let now_ms = self.clock.monotonic_ms();
         let mut shared = locked(&self.shared);
@@ -121,6 +123,8 @@ impl HistoryReaders {
         shared.busy.extend(places);
         drop(shared);
         unused.into_iter().for_each(|reader| self.end(reader));
+        let without_readers = locked(&self.shared).take_unused_clients();
+        drop(without_readers);
     }
 
     fn lend(&self, key: Key, name: Arc<str>, from: Offset) -> Result<BorrowedReader<'_>, Error> {
@@ -184,6 +188,16 @@ impl HistoryReaders {
 }
 
 impl PoolState {
+    /// Takes out the last clients, those after the last that has a reader. A new reader has the first client that can be had, so it
+    /// is the last ones that nobody needs any more.
+    fn take_unused_clients(&mut self) -> Vec<Arc<Source>> {
+        let idle = self.idle.iter().map(|reader| reader.client);
+        let busy = self.busy.iter().map(|(client, _)| *client);
+        let used = idle.chain(busy).max().map_or(0, |last| last + 1);
+        let kept = used.max(CLIENTS_KEPT).min(self.clients.len());
+        self.clients.split_off(kept)
+    }
+
     fn choose(&self, key: Key, from: Offset, now_ms: u64) -> Option<Choice> {
         let idle = || self.idle.iter().enumerate().filter(|(_, reader)| reader.key == key);
         if let Some((at, _)) = idle().find(|(_, reader)| reader.partition_reader.next() == Some(from)) {
@@ -341,5 +355,39 @@ mod tests {
         readers.end_unused();
         assert!(kept().is_empty());
         read(1);
+    }
+
+    #[test]
+    fn clients_that_many_readers_at_a_time_needed_end_when_nobody_reads_except_one() {
+        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
+        cluster.create_topic("changes", 1, 1).expect("a topic");
+        let mut config = ClientConfig::new();
+        config
+            .set("bootstrap.servers", cluster.bootstrap_servers())
+            .set("client.id", "mock");
+        let clock = Arc::new(ManualClock::new(1_000));
+        let readers = HistoryReaders::new(config, clock.clone(), 1);
+        let lend = || {
+            let lent = readers.lend((Topic::Changes, Partition(0)), "changes".into(), Offset(0));
+            let mut lent = lent.expect("there is a reader");
+            lent.is_good = true;
+            lent
+        };
+        let clients = || locked(&readers.shared).clients.len();
+        let (first, second, third) = (lend(), lend(), lend());
+        assert_eq!(clients(), 3, "one reader of a partition for each");
+        drop((first, third));
+        clock.advance_ms(KEPT_MS);
+        readers.end_unused();
+        assert_eq!(clients(), 2, "the second is in use");
+        drop(second);
+        readers.end_unused();
+        assert_eq!(clients(), 2, "it was used a moment ago");
+        clock.advance_ms(KEPT_MS);
+        readers.end_unused();
+        assert_eq!(clients(), CLIENTS_KEPT);
+        // What is left can be read with.
+        drop((lend(), lend()));
+        assert_eq!(clients(), 2);
     }
 }

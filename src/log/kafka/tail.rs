@@ -185,8 +185,8 @@ impl RecentOutputs {
         // The first read starts fetching.
         bells.iter().for_each(|wake_flag| wake_flag.ring());
         let (looks_at, clock) = (log.clone(), self.clock.clone());
-        spawn("kafka-tail", move || read_lanes(&log, followed, &rings, &*clock))?;
-        spawn("kafka-tail-look", move || look_after_lanes(&looks_at, &bells))
+        spawn("kafka-tail", move || read_new_outputs(&log, followed, &rings, &*clock))?;
+        spawn("kafka-tail-look", move || look_after_buffers(&looks_at, &bells))
     }
 
     /// Reads everything that is available for a buffer. Returns whether there was anything.
@@ -317,7 +317,7 @@ impl RecentOutputs {
 }
 
 /// The loop of the thread that reads.
-fn read_lanes(
+fn read_new_outputs(
     log: &Weak<KafkaLog>,
     mut followed: BTreeMap<Key, BufferReader>,
     rings: &Receiver<Key>,
@@ -374,7 +374,7 @@ fn read_lanes(
 }
 
 /// The loop of the thread that asks the brokers, about one buffer after another, and ends readers that nobody uses.
-fn look_after_lanes(log: &Weak<KafkaLog>, bells: &[Arc<WakeFlag>]) -> End {
+fn look_after_buffers(log: &Weak<KafkaLog>, bells: &[Arc<WakeFlag>]) -> End {
     for wake_flag in bells.iter().cycle() {
         std::thread::sleep(LOOK_AFTER);
         let Some(log) = log.upgrade() else { break };

@@ -24,29 +24,29 @@ const PAUSE: Duration = Duration::from_secs(1);
 const ONCE_PATIENCE_MS: u64 = 30_000;
 
 /// Where a lake is.
-pub enum Place {
+pub enum LakeLocation {
     Directory(PathBuf),
-    Bucket(BucketPlace),
+    Bucket(BucketLocation),
 }
 
 /// A prefix of a bucket.
-pub struct BucketPlace {
+pub struct BucketLocation {
     objects: Arc<dyn ObjectStore>,
     base: Key,
     /// As a URL, as readers write it.
     url: String,
 }
 
-impl Place {
-    pub fn of(to: &str) -> anyhow::Result<Place> {
+impl LakeLocation {
+    pub fn of(to: &str) -> anyhow::Result<LakeLocation> {
         let Some((scheme, _)) = to.split_once("://") else {
-            return Ok(Place::Directory(PathBuf::from(to)));
+            return Ok(LakeLocation::Directory(PathBuf::from(to)));
         };
         let shown = objects::without_credentials(to);
         if scheme == "file" {
             let url = Url::parse(to).ok().and_then(|url| url.to_file_path().ok());
             let root = url.with_context(|| format!("--to {shown} names no directory; expected file:///DIRECTORY"))?;
-            return Ok(Place::Directory(root));
+            return Ok(LakeLocation::Directory(root));
         }
         let (objects, base) = objects::open(to, std::env::vars()).map_err(|cause| {
             anyhow!(
@@ -56,22 +56,22 @@ impl Place {
         let url = Url::parse(to).ok();
         let bucket = url.as_ref().and_then(Url::host_str).unwrap_or_default();
         let url = format!("{scheme}://{bucket}/{base}");
-        Ok(Place::Bucket(BucketPlace { objects, base, url }))
+        Ok(LakeLocation::Bucket(BucketLocation { objects, base, url }))
     }
 
     /// Returns where the files are, as readers write it: a path or a URL.
     pub fn shown(&self) -> String {
         match self {
-            Place::Directory(root) => root.to_string_lossy().into_owned(),
-            Place::Bucket(place) => place.url.clone(),
+            LakeLocation::Directory(root) => root.to_string_lossy().into_owned(),
+            LakeLocation::Bucket(place) => place.url.clone(),
         }
     }
 
     /// Returns the manifest of a lake that another process may be writing to. Waits for nothing.
     pub fn manifest(self, runtime: Handle) -> io::Result<Option<Vec<u8>>> {
         match self {
-            Place::Directory(root) => read_manifest(&root),
-            Place::Bucket(place) => {
+            LakeLocation::Directory(root) => read_manifest(&root),
+            LakeLocation::Bucket(place) => {
                 let listener = |notice: BucketNotice<'_>| match notice {
                     BucketNotice::Slow { .. } | BucketNotice::Back => Ok(()),
                     BucketNotice::Away { failure, .. } => Err(io::Error::other(failure.to_string())),
@@ -110,7 +110,7 @@ fn iceberg_uri(uri: &str) -> anyhow::Result<String> {
     Ok(uri.trim_end_matches('/').to_owned())
 }
 
-impl BucketPlace {
+impl BucketLocation {
     /// Returns the URI of the lake, as readers of Iceberg take it.
     pub fn uri(&self) -> anyhow::Result<String> {
         iceberg_uri(&self.url)
