@@ -3,7 +3,7 @@
 //! The log has events, which it appends, and outputs, which are the engine's: what they mean is said there, and a log names none of
 //! them (`a_log_names_no_output`, tests/tidy.rs). It has their numbers and the facts of [`TopicSpec`]. A new output is a row here, and what
 //! has to think of it fails to compile. The embedded log counts its topics when it reads its files (`judge_files` in
-//! `log/local/opening.rs`, and `log/local/ends.rs`): those of earlier versions would have one less, which both have to be told.
+//! `log/local/opening.rs`, and `log/local/ends.rs`): those of earlier versions would have one less, which both would have to know.
 //!
 //! A topic is an enum and not a number out of a list that a log would be given: how many there are is then known when arrays
 //! are laid out, and a `match` over them is complete.

@@ -3,10 +3,11 @@
 //! librdkafka can stop for good: two of its threads wait for each other's lock, and a thread that calls it then waits with
 //! them, whatever the call's time-out (its issues 5304 and 5476). So calls that may block are made by helper threads. A
 //! caller waits for as long as the call may take by its own time-out, and [`PATIENCE`] more. Then the client is *given up*:
-//! the helper, the client, its threads and its memory stay behind until the process ends, the caller gets an error, and a new
-//! client takes the place of the old one. Nothing of a client that was given up is called or freed again, because that
-//! would hang as well. [`GIVEN_UP_MAX`] bounds how much stays behind: then the process ends, and the group gives its
-//! partitions to other nodes.
+//! the caller gets an error, and a new client takes the place of the old one. Nothing of a client that was given up is called
+//! again, because that would hang as well, and it is not freed while a call of it has not returned: its threads and its
+//! memory stay behind. Some calls return after all, when a broker comes or goes; then the helper frees the client.
+//! [`GIVEN_UP_MAX`] bounds how much stays behind at a time: then the process ends, and the group gives its partitions to
+//! other nodes.
 //!
 //! Calls that only hand something over (a record, a poll without a time-out) are made directly.
 
@@ -25,7 +26,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 const TEST_PATIENCE: Duration = Duration::from_secs(1);
 /// Waiting is counted in pieces of this length, so that a process that was stopped for a while finds no call too slow.
 const PIECE: Duration = Duration::from_millis(250);
-/// The process ends when this many clients were given up.
+/// The process ends when this many clients were given up and not freed.
 const GIVEN_UP_MAX: usize = 5;
 
 /// A piece of work of a helper. It returns how its result is delivered.
@@ -42,8 +43,8 @@ static HELPERS_STARTED: AtomicUsize = AtomicUsize::new(0);
 /// A helper that has had no work for so long ends.
 const IDLE_MAX: Duration = Duration::from_secs(30);
 
-/// How many clients of this process were given up.
-static GIVEN_UP: AtomicUsize = AtomicUsize::new(0);
+/// How many clients of this process were given up and not freed.
+static GIVEN_UP: Mutex<usize> = Mutex::new(0);
 
 /// A call that has not returned.
 #[derive(Clone, PartialEq, Eq, Debug, thiserror::Error)]
@@ -68,11 +69,49 @@ impl Hung {
 /// A client, or what belongs to one, and whether it was given up. See the module.
 pub struct Guarded<C: Send + Sync + 'static> {
     name: String,
-    /// None only while it is dropped.
-    client: Option<Arc<C>>,
-    is_given_up: AtomicBool,
+    /// None only while it is dropped. Calls that have not returned have it too.
+    client: Option<Arc<Counted<C>>>,
+    standing: Arc<Standing>,
     /// No other client can take its place.
     is_irreplaceable: bool,
+}
+
+/// A client that is counted until it is freed, which the last one does that has it.
+struct Counted<C> {
+    name: String,
+    /// None only while it is dropped.
+    client: Option<C>,
+    standing: Arc<Standing>,
+}
+
+/// Both change while [`GIVEN_UP`] is locked, so that each client is counted once at most.
+#[derive(Default)]
+struct Standing {
+    is_given_up: AtomicBool,
+    is_freed: AtomicBool,
+}
+
+impl<C> Counted<C> {
+    fn client(&self) -> &C {
+        self.client.as_ref().expect("it is taken only when this is dropped")
+    }
+}
+
+impl<C> Drop for Counted<C> {
+    fn drop(&mut self) {
+        drop(self.client.take());
+        metrics::kafka_client_gone();
+        let mut given_up = locked(&GIVEN_UP);
+        self.standing.is_freed.store(true, Ordering::Release);
+        if self.standing.is_given_up.load(Ordering::Acquire) {
+            *given_up -= 1;
+            tracing::info!(
+                client = self.name,
+                given_up = *given_up,
+                "a client of Kafka that was given up is freed: its call has returned"
+            );
+        }
+    }
 }
 
 impl<C: Send + Sync + 'static> Guarded<C> {
@@ -88,21 +127,28 @@ impl<C: Send + Sync + 'static> Guarded<C> {
 
     fn of(name: String, client: C, is_irreplaceable: bool) -> Guarded<C> {
         metrics::kafka_client_made();
+        let standing: Arc<Standing> = Arc::default();
+        let counted = Counted {
+            name: name.clone(),
+            client: Some(client),
+            standing: standing.clone(),
+        };
         Guarded {
             name,
-            client: Some(Arc::new(client)),
-            is_given_up: AtomicBool::new(false),
+            client: Some(Arc::new(counted)),
+            standing,
             is_irreplaceable,
         }
     }
 
     /// The client, for calls that do not block.
     pub fn direct(&self) -> &C {
-        self.client.as_deref().expect("it is taken only when this is dropped")
+        let client = self.client.as_deref().expect("it is taken only when this is dropped");
+        client.client()
     }
 
     pub fn is_given_up(&self) -> bool {
-        self.is_given_up.load(Ordering::Acquire)
+        self.standing.is_given_up.load(Ordering::Acquire)
     }
 
     /// Makes a call that returns within a time by its own time-out; zero: as soon as it can. `call` is librdkafka's name of
@@ -125,7 +171,7 @@ impl<C: Send + Sync + 'static> Guarded<C> {
     ) -> Result<Receiver<T>, Hung> {
         let client = self.client.clone().filter(|_| !self.is_given_up());
         let client = client.ok_or_else(|| self.hung(call))?;
-        Ok(begin_on_a_helper(call, move || make(&client)))
+        Ok(begin_on_a_helper(call, move || make(client.client())))
     }
 
     fn wait<T>(&self, call: &'static str, within: Duration, result: &Receiver<T>) -> Result<T, Hung> {
@@ -156,10 +202,9 @@ impl<C: Send + Sync + 'static> Guarded<C> {
     }
 
     fn give_up(&self, call: &'static str) {
-        if self.is_given_up.swap(true, Ordering::AcqRel) {
+        let Some(given_up) = note_given_up(&self.standing, &self.name, call) else {
             return;
-        }
-        let given_up = note_given_up(&self.name, call);
+        };
         if self.is_irreplaceable {
             tasks::end_process(&format!(
                 "the client {} of Kafka hangs in {call}, and the group may count it as alive: the process ends, so that \
@@ -194,27 +239,33 @@ impl<C: Send + Sync + 'static, T> CallAhead<C, T> {
 impl<C: Send + Sync + 'static> Drop for Guarded<C> {
     fn drop(&mut self) {
         let Some(client) = self.client.take() else { return };
-        metrics::kafka_client_gone();
         if self.is_given_up() {
-            std::mem::forget(client);
-        } else if on_a_helper("rd_kafka_destroy", patience(), move || drop(client)).is_none() {
+            // The call that has not returned has it too, and frees it if it returns. If it has returned meanwhile, this helper does.
+            drop_later(client);
+            return;
+        }
+        if on_a_helper("rd_kafka_destroy", patience(), move || drop(client)).is_none() {
             // It was to end anyway, so no other takes its place.
-            note_given_up(&self.name, "rd_kafka_destroy");
+            note_given_up(&self.standing, &self.name, "rd_kafka_destroy");
         }
     }
 }
 
-/// Counts and logs it. Returns how many there are now.
-fn note_given_up(client: &str, call: &'static str) -> usize {
+/// Counts and logs it. Returns how many there are now; `None` if it was given up before, or has been freed at this moment.
+fn note_given_up(standing: &Standing, client: &str, call: &'static str) -> Option<usize> {
+    let mut given_up = locked(&GIVEN_UP);
+    if standing.is_freed.load(Ordering::Acquire) || standing.is_given_up.swap(true, Ordering::AcqRel) {
+        return None;
+    }
+    *given_up += 1;
     metrics::kafka_client_given_up("hung");
-    let given_up = GIVEN_UP.fetch_add(1, Ordering::AcqRel) + 1;
     tracing::error!(
         client,
         call,
-        given_up,
+        given_up = *given_up,
         "a client of Kafka is given up: a call has not returned"
     );
-    given_up
+    Some(*given_up)
 }
 
 /// Drops something of librdkafka without waiting for it.
@@ -365,14 +416,38 @@ mod tests {
         later.join().expect("sent");
     }
 
+    /// A client that says which thread frees it.
+    struct Reports(Sender<std::thread::ThreadId>);
+
+    impl Drop for Reports {
+        fn drop(&mut self) {
+            self.0.send(std::thread::current().id()).expect("the test listens");
+        }
+    }
+
+    #[test]
+    fn a_client_that_was_given_up_is_freed_when_its_call_returns_after_all_and_not_before() {
+        let (reported, reports) = channel();
+        let client = Guarded::new("three", Mutex::new(Reports(reported)));
+        let (goes_on, waits) = channel::<()>();
+        let begun = client.begin("waits", move |_| waits.recv()).expect("begun");
+        client.give_up("waits");
+        let standing = client.standing.clone();
+        drop(client);
+        // All helpers that were there had time to free it.
+        std::thread::sleep(Duration::from_millis(50));
+        assert!(reports.try_recv().is_err(), "its call would hang");
+        assert!(!standing.is_freed.load(Ordering::Acquire));
+        goes_on.send(()).expect("it waits");
+        assert_ne!(reports.recv().expect("freed"), std::thread::current().id());
+        assert_eq!(begun.recv(), Ok(Ok(())));
+        // What is freed is not counted any more.
+        assert!(standing.is_freed.load(Ordering::Acquire));
+        assert_eq!(note_given_up(&standing, "three", "another"), None);
+    }
+
     #[test]
     fn the_last_of_a_client_is_dropped_by_a_helper_too() {
-        struct Reports(Sender<std::thread::ThreadId>);
-        impl Drop for Reports {
-            fn drop(&mut self) {
-                self.0.send(std::thread::current().id()).expect("the test listens");
-            }
-        }
         let (reported, reports) = channel();
         drop(Guarded::new("four", Mutex::new(Reports(reported))));
         assert_ne!(reports.recv(), Ok(std::thread::current().id()));
