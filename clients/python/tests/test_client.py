@@ -13,7 +13,7 @@ import unittest
 
 sys.path.insert(0, str(pathlib.Path(__file__).parents[1] / "src"))
 
-from rollcall_client import CursorTooOld, NewEvent, RequestFailed, Rollcall, Unreachable
+from rollcall_client import CursorTooOld, InvalidArgument, NewEvent, RequestFailed, Rollcall, Unreachable
 
 PATIENCE_S = 60.0
 ADMIN, READER = "an-admins-token-0123456789", "a-readers-token-0123456789"
@@ -109,6 +109,29 @@ class ClientTest(unittest.TestCase):
         with self.assertRaises(RequestFailed) as refused:
             next(iter(Rollcall(self.server.url).follow_changes()))
         self.assertEqual(refused.exception.code, "no_token", "waiting is no use")
+
+    def test_what_no_server_could_take_is_not_tried_again_and_not_shown(self) -> None:
+        # A token file ends with a line end.
+        self.assertIsNone(Rollcall(self.server.url, token=lambda: READER + "\n").user("nobody at all"))
+        for token in ["", "two words", "secret-\u00e4", "secret\nX-Other: 1"]:
+            rollcall = Rollcall(self.server.url, token=token)
+            for attempt in [lambda: rollcall.user("ann"), lambda: next(iter(rollcall.follow_changes()))]:
+                with self.assertRaises(InvalidArgument) as refused:
+                    attempt()
+                self.assertNotIn("secret", str(refused.exception))
+        for attempt in [
+            lambda: self.rollcall.user("lone \ud800"),
+            lambda: self.rollcall.publish(connect("lone \ud800", 6)),
+            lambda: next(iter(self.rollcall.follow_changes(["lone \ud800"]))),
+        ]:
+            with self.assertRaises(InvalidArgument):
+                attempt()
+        for attempt in [lambda: self.rollcall.users("ann"), lambda: self.rollcall.follow_changes("ann")]:
+            with self.assertRaises(TypeError):
+                attempt()
+        # It is for nobody, and not for all.
+        with self.assertRaises(RequestFailed):
+            next(iter(self.rollcall.follow_changes([])))
 
     def test_no_server_is_unreachable(self) -> None:
         with self.assertRaises(Unreachable):

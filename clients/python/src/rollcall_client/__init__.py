@@ -1,7 +1,7 @@
 """Publishes connection events to Rollcall, follows changes of presence, and asks who is online."""
 
 from .client import Follower, Rollcall
-from .errors import CursorTooOld, RequestFailed, RollcallError, Unreachable
+from .errors import CursorTooOld, InvalidArgument, RequestFailed, RollcallError, Unreachable
 from .types import (
     Appended,
     AsOf,
@@ -23,6 +23,7 @@ __all__ = [
     "ChangedDevice",
     "CursorTooOld",
     "Follower",
+    "InvalidArgument",
     "Kick",
     "NewEvent",
     "PublishAnswer",

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Any, Generic, TypeVar, cast
 from urllib.parse import urlencode, urlsplit
 
-from .errors import CursorTooOld, RequestFailed, Unreachable
+from .errors import CursorTooOld, InvalidArgument, RequestFailed, Unreachable
 from .types import Change, Kick, NewEvent, PublishAnswer, User, Users
 
 Record = TypeVar("Record", Change, Kick)
@@ -76,7 +76,7 @@ class Rollcall:
 
     def users(self, users: Sequence[str]) -> Users:
         """Returns up to 1,000 users."""
-        return cast(Users, self._request("POST", "/v1/users/query", {}, {"users": list(users)}))
+        return cast(Users, self._request("POST", "/v1/users/query", {}, {"users": _names(users)}))
 
     def changes_of(self, user: str, *, limit: int = 20) -> list[Change]:
         """Returns a user's newest changes, the newest first."""
@@ -113,9 +113,13 @@ class Rollcall:
         headers = {"Content-Type": "application/json"} if body is not None else {}
         token = self._token() if callable(self._token) else self._token
         if token is not None:
-            headers["Authorization"] = f"Bearer {token}"
-        target = self._parts.path.rstrip("/") + path + ("?" + urlencode(query) if query else "")
-        encoded = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+            headers["Authorization"] = f"Bearer {_checked_token(token)}"
+        try:
+            target = self._parts.path.rstrip("/") + path + ("?" + urlencode(query) if query else "")
+            encoded = None if body is None else json.dumps(body, ensure_ascii=False).encode()
+        except ValueError as error:
+            # A lone surrogate, most likely. To try again is of no use.
+            raise InvalidArgument(f"{method} {path}: this cannot be sent as JSON: {error}") from error
         connection.request(method, target, encoded, headers)
         answer = connection.getresponse()
         if answer.status != 200:
@@ -127,10 +131,26 @@ class Rollcall:
         try:
             answer = self._send(connection, method, path, query, body)
             return cast("dict[str, Any]", json.loads(answer.read()))
+        except InvalidArgument:
+            raise
         except (OSError, http.client.HTTPException, ValueError) as error:
             raise Unreachable(f"{method} {path}: {error!r}") from error
         finally:
             connection.close()
+
+
+def _names(names: Sequence[str]) -> list[str]:
+    if isinstance(names, str):
+        raise TypeError(f"a list of names is expected, such as [{names!r}], and not a text")
+    return list(names)
+
+
+def _checked_token(token: str) -> str:
+    """Returns the token without the line end that a file has. It is not shown."""
+    token = token.strip()
+    if not token or not all("!" <= character <= "~" for character in token):
+        raise InvalidArgument("the token is empty, or has other than visible ASCII characters")
+    return token
 
 
 def _failed(answer: http.client.HTTPResponse) -> RequestFailed:
@@ -166,7 +186,7 @@ class Follower(Generic[Record]):
         self._topic = topic
         self._body: dict[str, Any] = {}
         if only is not None:
-            self._body[key] = list(only)
+            self._body[key] = _names(only)
         if partition is not None:
             self._body["partition"] = partition
         self._after = after
@@ -204,6 +224,8 @@ class Follower(Generic[Record]):
                 if not error.is_temporary:
                     raise
                 wait_s = error.retry_after_s
+            except InvalidArgument:
+                raise
             except (OSError, http.client.HTTPException, ValueError):
                 # Also from a connection that `close` shut down, or that the server broke off.
                 pass

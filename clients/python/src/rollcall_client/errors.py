@@ -9,6 +9,10 @@ class RollcallError(Exception):
     """Base of all errors of this package."""
 
 
+class InvalidArgument(RollcallError, ValueError):
+    """This cannot be sent to any server, such as a token with a line end in the middle. To try again is of no use."""
+
+
 class Unreachable(RollcallError):
     """The server did not answer. Of a request to publish: the events may or may not be in the log; send them again."""
 
