@@ -18,7 +18,7 @@ pub use tokens::{read_tokens, warn_if_shared};
 
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
-use crate::schema::policy::parse_policy;
+use crate::schema::policy::{POLICY_BYTES_MAX, parse_policy, policy_json};
 use anyhow::{Context as _, anyhow, bail};
 use chrono::DateTime;
 use clap::ValueEnum;
@@ -707,7 +707,14 @@ pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
     let policy = parse_policy(&text).map_err(|invalid| anyhow!("{invalid}"));
-    policy
-        .with_context(|| format!("the policy {} is not valid", file.display()))
-        .map(Some)
+    let policy = policy.with_context(|| format!("the policy {} is not valid", file.display()))?;
+    let stored = policy_json(&policy).len();
+    if stored > POLICY_BYTES_MAX {
+        bail!(
+            "the policy {} is too large: {stored} bytes as it is stored, and {POLICY_BYTES_MAX} are allowed, since each partition \
+             has it as one record",
+            file.display()
+        );
+    }
+    Ok(Some(policy))
 }

@@ -12,7 +12,8 @@ use std::fmt;
 /// How many users a ticket may name: it must fit into an address.
 pub const TICKET_USERS_MAX: usize = 100;
 
-/// A list of texts of which at most so many are built when it is read; the others are only counted.
+/// A list of texts of which at most so many are built when it is read; the others are only counted. Routes refuse an
+/// empty one: it would be taken for *all of them* by one reader and for *none of them* by another.
 #[derive(Clone, PartialEq, Eq, Default, Debug)]
 pub struct Texts<const MOST: usize> {
     pub texts: Vec<String>,
@@ -67,7 +68,7 @@ impl<const MOST: usize> JsonSchema for Texts<MOST> {
         format!("Texts{MOST}").into()
     }
     fn json_schema(_: &mut SchemaGenerator) -> Schema {
-        json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}, "maxItems": MOST})
+        json_schema!({"type": "array", "items": {"type": "string", "minLength": 1}, "minItems": 1, "maxItems": MOST})
     }
 }
 
@@ -102,7 +103,8 @@ pub struct FollowQuery {
 #[serde(deny_unknown_fields, default)]
 pub struct TicketRequest {
     /// Only the changes of these users; without them the ticket is for all.
-    pub users: Texts<TICKET_USERS_MAX>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub users: Option<Texts<TICKET_USERS_MAX>>,
 }
 
 /// `POST /v1/outcomes`: what nodes ask each other.

@@ -202,6 +202,12 @@ impl Route {
         in_query.map(|parameter| parameter.name)
     }
 
+    /// Returns whether a parameter in the query string may be given more than once.
+    pub fn may_repeat(&self, name: &str) -> bool {
+        let found = self.parameters.iter().find(|parameter| parameter.name == name);
+        found.is_some_and(|parameter| matches!(parameter.kind, ParameterKind::Texts(..)))
+    }
+
     /// Returns the bounds of an integer among its parameters; a parameter that it does not have has none.
     pub fn bounds(&self, name: &str) -> RangeInclusive<u64> {
         let found = self.parameters.iter().find(|parameter| parameter.name == name);

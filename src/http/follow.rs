@@ -173,7 +173,7 @@ impl Wanted {
     }
 
     fn of_body(topic: Topic, headers: &HeaderMap, payload: &Payload) -> Result<Wanted, ApiError> {
-        let body: FollowQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
+        let body: FollowQuery = payload.object()?;
         let (_, filter) = filter_of(topic);
         let (named, other) = match topic {
             Topic::Kicks => (body.gateways, body.users),
@@ -181,6 +181,10 @@ impl Wanted {
         };
         if other.is_some() {
             let message = format!("this subscription is filtered by `{filter}`");
+            return Err(ApiError::bad_request("bad_parameter", message));
+        }
+        if named.as_ref().is_some_and(|named| named.count == 0) {
+            let message = format!("`{filter}` is empty; without the field the subscription is to all of them");
             return Err(ApiError::bad_request("bad_parameter", message));
         }
         let Texts { texts, count } = named.unwrap_or_default();

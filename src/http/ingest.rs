@@ -16,6 +16,7 @@ use crate::metrics;
 use crate::presence::Epoch;
 use crate::presence::event::Event;
 use crate::schema::json::{NewEvent, NewEvents, Object, read_request, read_request_lines};
+use crate::schema::policy::POLICY_BYTES_MAX;
 use axum::extract::{Extension, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -24,8 +25,6 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::oneshot;
 
-/// The largest policy document, in bytes.
-const POLICY_BYTES_MAX: usize = 512 << 10;
 /// The greatest number of records that one request may become: some events go to every partition.
 const RECORDS_MAX: usize = 100_000;
 /// The greatest size of these records, in bytes. It is no more than the embedded log lets wait.
@@ -295,11 +294,13 @@ async fn check_epochs(engine: &Engine, new: &NewEvents<'_>) -> Result<(), ApiErr
         let most = most_epoch(known, engine.now_ms());
         if epoch > most {
             let than = match known {
-                Some(Epoch(known)) => format!("the epoch {known} that is known of the gateway {gateway:?}"),
-                None => format!("a first epoch of the gateway {gateway:?} may be"),
+                Some(Epoch(known)) => {
+                    format!("too far ahead of the epoch {known} that is known of the gateway {gateway:?}")
+                }
+                None => format!("too large for the first epoch of the gateway {gateway:?}"),
             };
             let message = format!(
-                "`epoch` {epoch} is too far ahead of {than}: at most {most} is accepted, since no smaller epoch could \
+                "`epoch` {epoch} is {than}: at most {most} is accepted, since no smaller epoch could \
                  follow. Use one more than the last"
             );
             return Err(ApiError::event(index, "epoch", message));

@@ -71,8 +71,14 @@ fn hint(reason: &str, platforms: &[String]) -> Option<String> {
         }
         "duplicate" => "this is in the log already; nothing is to be done",
         "superseded" => "the device is on a newer connection",
-        "kicked" => "the device was kicked; only a new login brings it back",
-        "unknown_connection" => "no connection of these ids is known; publish its connect first",
+        "kicked" => {
+            "the device was kicked; only a new login brings it back, with `auth_at` left out or the time of a proof that is newer \
+             than the kick"
+        }
+        "unknown_connection" => {
+            "no connection of these ids is known; a heartbeat needs its connect first, and what ends a connection is kept: its \
+             connect will be ignored as `ended`"
+        }
         "closed" => "this connection has ended; publish the connect of a new one",
         "ended" => "the end of this connection came before its connect; a connection is used once",
         "unknown_user" => "no such user is known",
@@ -210,7 +216,7 @@ async fn ask(app: &AppState, url: &str, wanted: &OutcomesQuery) -> Result<Vec<Ev
 
 /// `POST /v1/outcomes`: how nodes ask each other for outcomes.
 pub async fn outcomes(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
-    let wanted: OutcomesQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
+    let wanted: OutcomesQuery = payload.object()?;
     if !Asker::of(&headers).is_node() {
         return Err(ApiError::not_found(
             "not_found",

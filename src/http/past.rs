@@ -169,8 +169,7 @@ pub async fn history_by_id(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let user = required_id(query.as_deref())?;
-    only(query.as_deref(), RouteId::UserHistoryById)?;
+    let user = required_id(query.as_deref(), RouteId::UserHistoryById)?;
     let question = Question::history(&app, query.as_deref())?;
     about_user(&app, &Asker::of(&headers), user, question).await
 }
@@ -194,8 +193,7 @@ pub async fn why_by_id(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let user = required_id(query.as_deref())?;
-    only(query.as_deref(), RouteId::UserWhyById)?;
+    let user = required_id(query.as_deref(), RouteId::UserWhyById)?;
     let question = Question::why(&app, query.as_deref())?;
     about_user(&app, &Asker::of(&headers), user, question).await
 }

@@ -10,6 +10,7 @@ use axum::extract::{FromRef, FromRequest, Request};
 use axum::http::{HeaderMap, StatusCode, header};
 use flate2::read::MultiGzDecoder;
 use futures_util::StreamExt as _;
+use serde::de::DeserializeOwned;
 use std::io::Read as _;
 use std::sync::Arc;
 use std::time::Duration;
@@ -73,6 +74,21 @@ impl BudgetShare {
 pub struct Payload {
     pub bytes: Vec<u8>,
     pub held: BudgetShare,
+}
+
+impl Payload {
+    /// Reads the body as a JSON object. A byte order mark, which some editors write, means nothing.
+    pub fn object<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
+        let bytes = self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes);
+        // serde would take an array for an object whose fields have no names.
+        match bytes.trim_ascii_start().first() {
+            Some(b'{') | None => serde_json::from_slice(bytes).map_err(|error| ApiError::json(&error)),
+            Some(_) => Err(ApiError::bad_request(
+                "bad_json",
+                "the body must be a JSON object".to_owned(),
+            )),
+        }
+    }
 }
 
 impl<S> FromRequest<S> for Payload

@@ -2,6 +2,8 @@
 
 use super::ApiError;
 use crate::api::routes::RouteId;
+use percent_encoding::percent_decode_str;
+use std::collections::BTreeSet;
 
 /// The one value of a parameter in a query string.
 pub(super) fn parameter(query: Option<&str>, name: &str) -> Option<String> {
@@ -19,18 +21,37 @@ pub(super) fn parameters(query: Option<&str>, name: &str) -> impl Iterator<Item 
 /// What clients and libraries add for caches not to answer; it means nothing.
 const HARMLESS: [&str; 5] = ["_", "cb", "nocache", "t", "ts"];
 
-/// Refuses parameters that a route does not have: a misspelt filter would be no filter.
+/// Refuses parameters that a route does not have, that are given more than once and may not be, or that are not UTF-8: a misspelt
+/// filter would be no filter, of two values one would be ignored, and a byte that is replaced would name somebody else.
 pub(super) fn only(query: Option<&str>, route: RouteId) -> Result<(), ApiError> {
     let names: Vec<&str> = route.route().query_names().collect();
     let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
     match pairs.find(|(key, _)| !names.contains(&&**key) && !HARMLESS.contains(&&**key)) {
-        None => Ok(()),
+        None => once_and_readable(query.unwrap_or_default(), route),
         Some((key, _)) => {
             let has = names.join("`, `");
             let message = format!("{key:?} is not a parameter of this path, which has `{has}`");
             Err(ApiError::bad_request("bad_parameter", message))
         }
     }
+}
+
+fn once_and_readable(query: &str, route: RouteId) -> Result<(), ApiError> {
+    let mut seen = BTreeSet::new();
+    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
+        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
+        let [name, value] = [name, value].map(|text| text.replace('+', " "));
+        let [name, value] = [&name, &value].map(|text| percent_decode_str(text).decode_utf8());
+        let (Ok(name), Ok(_)) = (&name, &value) else {
+            let message = format!("the query string is not UTF-8: {pair:?}");
+            return Err(ApiError::bad_request("bad_parameter", message));
+        };
+        if !route.route().may_repeat(name) && !HARMLESS.contains(&&**name) && !seen.insert(name.to_string()) {
+            let message = format!("`{name}` is given more than once");
+            return Err(ApiError::bad_request("bad_parameter", message));
+        }
+    }
+    Ok(())
 }
 
 /// A parameter in a query string that is there or not: `strict`, `strict=1`, `strict=true`.

@@ -104,18 +104,20 @@ pub async fn ticket(
     }
     let asked: TicketRequest = match payload.bytes.trim_ascii().is_empty() {
         true => TicketRequest::default(),
-        false => serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?,
+        false => payload.object()?,
     };
-    let Texts { texts: users, count } = asked.users;
+    let is_empty = asked.users.as_ref().is_some_and(|users| users.count == 0);
+    let Texts { texts: users, count } = asked.users.unwrap_or_default();
     let (least, most) = bounds::USER_BYTES;
     let bytes: usize = users.iter().map(String::len).sum();
-    if count > TICKET_USERS_MAX
+    if is_empty
+        || count > TICKET_USERS_MAX
         || bytes > USERS_BYTES_MAX
         || users.iter().any(|user| !(least..=most).contains(&user.len()))
     {
         let message = format!(
-            "`users` may have up to {TICKET_USERS_MAX} ids of {least} to {most} bytes, {USERS_BYTES_MAX} bytes together; without \
-             them the ticket is for all users"
+            "`users` must have 1 to {TICKET_USERS_MAX} ids of {least} to {most} bytes, {USERS_BYTES_MAX} bytes together; without \
+             the field the ticket is for all users"
         );
         return Err(ApiError::bad_request("bad_users", message));
     }

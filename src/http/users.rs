@@ -52,11 +52,13 @@ pub async fn user_by_id(
     headers: HeaderMap,
     RawQuery(query): RawQuery,
 ) -> Result<Response, ApiError> {
-    let id = required_id(query.as_deref())?;
+    let id = required_id(query.as_deref(), RouteId::UserById)?;
     one(&app, &Asker::of(&headers), RouteId::UserById, id, query.as_deref()).await
 }
 
-pub(super) fn required_id(query: Option<&str>) -> Result<String, ApiError> {
+/// The user that the query string names, if nothing else is wrong with it.
+pub(super) fn required_id(query: Option<&str>, route: RouteId) -> Result<String, ApiError> {
+    only(query, route)?;
     let missing = || ApiError::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
     of_right_length("`id`", parameter(query, "id").ok_or_else(missing)?)
 }
@@ -196,7 +198,7 @@ pub(super) fn request_for(user: &str, at_least: Option<Offset>) -> RouteRequest 
 
 /// `POST /v1/users/query`
 pub async fn query(State(app): State<AppState>, headers: HeaderMap, payload: Payload) -> Result<Response, ApiError> {
-    let query: UsersQuery = serde_json::from_slice(&payload.bytes).map_err(|error| ApiError::json(&error))?;
+    let query: UsersQuery = payload.object()?;
     let UsersQuery {
         users: Texts { texts: users, count },
     } = query;
@@ -379,7 +381,7 @@ pub async fn changes(
 
 /// `GET /v1/user/changes?id=…`
 pub async fn changes_by_id(State(app): State<AppState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let id = required_id(query.as_deref())?;
+    let id = required_id(query.as_deref(), RouteId::UserChangesById)?;
     newest(&app, RouteId::UserChangesById, id, query.as_deref()).await
 }
 

@@ -34,6 +34,9 @@ const PLATFORM_KEYS: [&str; 8] = [
     "away_ms",
 ];
 
+/// The largest policy document, in bytes: a request's text, or what a file becomes.
+pub const POLICY_BYTES_MAX: usize = 512 << 10;
+
 /// Parses a policy document and completes it with the defaults.
 pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
     let value = serde_json::from_str(text).map_err(|error| {

@@ -94,6 +94,68 @@ fn every_route_is_served_and_needs_what_the_table_says() {
     }
 }
 
+#[test]
+fn no_parameter_is_ignored_because_it_came_twice_and_none_names_somebody_else_because_it_is_not_utf8() {
+    let house = guarded();
+    let client = house.token(TOKEN);
+    let mut tried = 0;
+    for route in ROUTES.iter().filter(|route| route.need != Need::UserSig) {
+        let (method, path) = (route.method.name(), example(route));
+        // A ticket takes the place of a token: what is no ticket is refused with 401.
+        for name in route.query_names().filter(|name| *name != "ticket") {
+            let wrong = client.send(method, &format!("{path}?{name}=%ff"), b"");
+            wrong.error(400, "bad_parameter");
+            if !route.may_repeat(name) {
+                let twice = client.send(method, &format!("{path}?{name}=1&{name}=2"), b"");
+                let error = twice.error(400, "bad_parameter");
+                let message = error["message"].as_str().expect("text");
+                assert!(
+                    message.contains(&format!("`{name}` is given more than once")),
+                    "{path}: {error}"
+                );
+            }
+            tried += 1;
+        }
+    }
+    assert!(tried > 20, "{tried}");
+    // What caches are kept away with means nothing.
+    client.get("/v1/user?id=alice&_=1&_=2").error(404, "unknown_user");
+}
+
+#[test]
+fn an_empty_list_is_neither_everybody_nor_nobody_and_an_array_is_no_object() {
+    let house = guarded();
+    let client = house.token(TOKEN);
+    for (path, body, code) in [
+        ("/v1/tickets", r#"{"users":[]}"#, "bad_users"),
+        ("/v1/changes/query", r#"{"users":[]}"#, "bad_parameter"),
+        ("/v1/kicks/query", r#"{"gateways":[]}"#, "bad_parameter"),
+        ("/v1/users/query", r#"{"users":[]}"#, "bad_users"),
+    ] {
+        client.post(path, body).error(400, code);
+    }
+    let objects = ROUTES
+        .iter()
+        .filter(|route| route.method.name() == "POST" && route.need != Need::UserSig);
+    for route in objects.filter(|route| route.id != RouteId::Events) {
+        for body in ["[]", r#"[["alice"]]"#, " \n[null]", "\"users\"", "7"] {
+            let error = client.post(route.path, body).error(400, "bad_json");
+            let message = error["message"].as_str().expect("text");
+            assert!(
+                message.contains("the body must be a JSON object"),
+                "{}: {error}",
+                route.path
+            );
+        }
+    }
+    // A byte order mark means nothing, as in events.
+    let with_mark = "\u{feff}{\"users\":[\"alice\"]}";
+    assert_eq!(
+        client.post("/v1/users/query", with_mark).ok()["unknown"],
+        json!(["alice"])
+    );
+}
+
 /// Path and body of a request that does what the route is for.
 fn example_request(route: &Route) -> (String, String) {
     let body = match route.id {

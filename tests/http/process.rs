@@ -386,6 +386,15 @@ fn health_is_one_line_and_a_status_that_says_whether_it_is_ready() {
     let server = Server::start(directory.path(), &[]);
     let url = format!("http://{}", server.client.address);
     assert_eq!(run(&["health", "--url", &url]), ("ready\n".to_owned(), Some(0)));
+    // The status counts, also where nobody reads the line.
+    let (reader, writer) = std::io::pipe().expect("a pipe");
+    drop(reader);
+    let mut command = Command::new(env!("CARGO_BIN_EXE_rollcall"));
+    let closed = command
+        .args(["health", "--url", &url])
+        .stdout(writer)
+        .stderr(Stdio::null());
+    assert_eq!(closed.status().expect("it runs").code(), Some(0));
     let healthz = format!("{url}/healthz");
     assert_eq!(run(&["health", "--url", &healthz]), ("ok\n".to_owned(), Some(0)));
 

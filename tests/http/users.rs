@@ -238,7 +238,7 @@ fn a_question_names_1_to_1000_users() {
         ("", "line 1 column 0"),
         ("{\"users\":\n[1]}", "line 2 column 2"),
         ("{}", "missing field `users` at line 1 column 2"),
-        ("[\"alice\"]", "line 1 column"),
+        ("[\"alice\"]", "the body must be a JSON object"),
         ("{\"users\":[\"a\"],\"user\":1}", "unknown field `user`"),
         ("{\"users\":[\"a\"]} x", "line 1 column 17"),
     ] {
