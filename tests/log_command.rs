@@ -521,7 +521,7 @@ fn an_event_that_was_malformed_only_by_its_place_or_key_is_requeued_once() {
     assert_eq!((changes("alice"), changes("bob")), (1, 1));
 
     std::thread::sleep(Duration::from_millis(1_100));
-    let old = requeued(data, &server, &["--max-age-s", "1"]);
+    let old = requeued(data, &server, &["--max-age-s", "1s"]);
     assert!(
         old.iter().all(|(_, what)| what == "it is older than --max-age-s"),
         "{old:?}"

@@ -143,9 +143,14 @@ impl Client {
         read(route, &self.get_bytes(route).await?)
     }
 
+    /// Sends a request and returns the body of its answer.
+    pub async fn send_bytes(&self, asked: RouteRequest) -> Result<Vec<u8>, ClientError> {
+        answered(self.request(asked)).await
+    }
+
     /// Posts a body that is JSON already and returns that of the answer.
     pub async fn post_bytes(&self, route: RouteId, body: Vec<u8>) -> Result<Vec<u8>, ClientError> {
-        answered(self.request(RouteRequest::new(route, &[]).with_body(body))).await
+        self.send_bytes(RouteRequest::new(route, &[]).with_body(body)).await
     }
 
     /// Like [`Client::post_bytes`], for a request that belongs to a trace.

@@ -4,6 +4,7 @@ use crate::cause::reason;
 use crate::config::SecretUrl;
 use crate::tls::trusting;
 use reqwest::Url;
+use std::io::Write as _;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -39,12 +40,13 @@ const SHOWN_CHARS_MAX: usize = 500;
 /// Asks, prints one line, and returns the exit status: 0 when the server is ready, else 1.
 pub fn run(args: Args) -> u8 {
     match ask(&args) {
+        // Its reader may be gone. What counts is the exit status.
         Ok(answer) => {
-            println!("{answer}");
+            let _ = writeln!(std::io::stdout(), "{answer}");
             0
         }
         Err(why) => {
-            eprintln!("{why}");
+            let _ = writeln!(std::io::stderr(), "{why}");
             1
         }
     }

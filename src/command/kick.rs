@@ -1,8 +1,9 @@
 //! `rollcall kick`: an operator ends a user's connections.
 
-use super::remote::{Server, printed};
+use super::remote::{Client, Server, printed};
 use super::users;
-use crate::api::answers::{AppendedPlaces, EventsAnswer};
+use crate::api::answers::{AppendedPlace, AppendedPlaces, EventsAnswer};
+use crate::api::client::RouteRequest;
 use crate::api::requests::{NewEvent, TypeName};
 use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, Deadline, SystemClock};
@@ -53,12 +54,19 @@ fn kick(args: Args) -> anyhow::Result<()> {
         device: args.device.clone(),
         ..NewEvent::default()
     };
-    let answer: EventsAnswer = client.post(RouteId::Events, &[event])?.read()?;
-    let place = match answer.appended.first() {
-        Some(AppendedPlaces::One(place)) => place.partition.zip(place.offset),
+    let body = serde_json::to_vec(&[event])?;
+    let asked = RouteRequest::new(RouteId::Events, &[("wait", "applied")]).with_body(body);
+    let answer: EventsAnswer = client.send(asked)?.read()?;
+    let place = match answer.appended.into_iter().next() {
+        Some(AppendedPlaces::One(place)) => Some(place),
         Some(AppendedPlaces::Many(_)) | None => None,
     };
-    let (partition, offset) = place.context("the server's answer does not name the event's offset")?;
+    let place = place.context("the server's answer does not name the event's offset")?;
+    let at = place.partition.zip(place.offset);
+    let (partition, offset) = at.context("the server's answer does not name the event's offset")?;
+    if let Some("ignored" | "malformed") = place.outcome.as_deref() {
+        bail!(had_no_effect(&client, &args, &place)?);
+    }
     let clock = SystemClock::new();
     let deadline = Deadline::after(&clock, WITHIN);
     loop {
@@ -80,4 +88,29 @@ fn kick(args: Args) -> anyhow::Result<()> {
         }
         std::thread::sleep(POLL);
     }
+}
+
+/// Says that a kick ended nothing, and which devices the user has: most likely a name was misspelt.
+fn had_no_effect(client: &Client, args: &Args, place: &AppendedPlace) -> anyhow::Result<String> {
+    let mut what = format!("{:?}", args.user);
+    if let Some(platform) = &args.platform {
+        what.push_str(&format!(" on the platform {platform:?}"));
+    }
+    if let Some(device) = &args.device {
+        what.push_str(&format!(" with the device {device:?}"));
+    }
+    let devices = users::one(client, &args.user)?.map_or_else(Vec::new, |(user, _)| user.devices);
+    let devices: Vec<String> = devices
+        .iter()
+        .map(|device| format!("{} {:?}", device.platform, device.device))
+        .collect();
+    let has = match devices.is_empty() {
+        true => "no device".to_owned(),
+        false => devices.join(", "),
+    };
+    let why = place.reason.as_deref().unwrap_or("no_effect");
+    Ok(format!(
+        "nothing was ended ({why}): {what} has no login that the kick could end; {:?} has {has}",
+        args.user
+    ))
 }

@@ -2,6 +2,7 @@
 
 use super::logging;
 use crate::clock::SystemClock;
+use crate::config::units::{Seconds, Span};
 use crate::config::{LogFormat, LogLevel, SecretUrl};
 use crate::load::{Settings, run as run_load};
 use anyhow::{Context as _, bail};
@@ -41,17 +42,17 @@ pub struct Args {
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = value_parser!(u32).range(1..=1_000_000))]
     pub people: u32,
     /// Duration of the run in seconds; then every connection is closed
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u64).range(1..=86_400))]
-    pub seconds: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = Span(60_000))]
+    pub seconds: Seconds,
     /// Average time between two actions of a person, in seconds
-    #[arg(long, value_name = "SECONDS", default_value = "30", value_parser = value_parser!(u64).range(1..=3_600))]
-    pub action_seconds: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = Span(30_000))]
+    pub action_seconds: Seconds,
     /// New connections per second during ramp-up
     #[arg(long, value_name = "COUNT", default_value = "1000", value_parser = value_parser!(u64).range(1..=100_000))]
     pub connect_rate: u64,
     /// Time between two storms in seconds, 0 for none; in a storm the network of many people fails at once
-    #[arg(long, value_name = "SECONDS", default_value = "60", value_parser = value_parser!(u64).range(0..=86_400))]
-    pub storm_seconds: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = Span(60_000))]
+    pub storm_seconds: Seconds,
     /// Percentage of people affected by each storm
     #[arg(long, value_name = "PERCENT", default_value = "10", value_parser = value_parser!(u64).range(0..=100))]
     pub storm_percent: u64,
@@ -84,6 +85,15 @@ fn websocket(text: &str) -> Result<String, String> {
     }
 }
 
+/// A setting in whole seconds, within bounds.
+fn whole_seconds(name: &'static str, value: Seconds, least: u64, most: u64) -> anyhow::Result<u64> {
+    let ms = Seconds::within(name, Some(value), 0, least * 1_000, most * 1_000)?;
+    if !ms.is_multiple_of(1_000) {
+        bail!("--{name} must be a whole number of seconds, not {value}");
+    }
+    Ok(ms / 1_000)
+}
+
 pub fn run(args: Args) -> anyhow::Result<()> {
     let read = |file: &Option<PathBuf>| match file {
         None => Ok(None),
@@ -99,10 +109,10 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         engine_ca: args.engine_ca_file.clone(),
         secret: read(&args.jwt_secret)?,
         people: args.people as usize,
-        seconds: args.seconds,
-        action_seconds: args.action_seconds,
+        seconds: whole_seconds("seconds", args.seconds, 1, 86_400)?,
+        action_seconds: whole_seconds("action-seconds", args.action_seconds, 1, 3_600)?,
         connect_rate: args.connect_rate,
-        storm_seconds: args.storm_seconds,
+        storm_seconds: whole_seconds("storm-seconds", args.storm_seconds, 0, 86_400)?,
         storm_percent: args.storm_percent,
         addresses: args.addresses as usize,
         seed: args.seed,

@@ -1,6 +1,6 @@
 //! Asks a running server over HTTP: the flags and the client that several commands share.
 
-use crate::api::client::{self as api, ClientError};
+use crate::api::client::{self as api, ClientError, RouteRequest};
 use crate::api::routes::RouteId;
 use crate::cause::reason;
 use crate::config::{Credential, SecretUrl};
@@ -92,6 +92,12 @@ impl Client {
     pub fn post(&self, route: RouteId, body: &impl Serialize) -> anyhow::Result<Response> {
         let body = serde_json::to_vec(body)?;
         let answered = self.runtime.block_on(self.server.post_bytes(route, body));
+        self.answer(route, answered)
+    }
+
+    pub fn send(&self, asked: RouteRequest) -> anyhow::Result<Response> {
+        let route = asked.route();
+        let answered = self.runtime.block_on(self.server.send_bytes(asked));
         self.answer(route, answered)
     }
 

@@ -283,7 +283,7 @@ impl Target {
 
     /// Answers a repeated --finish: an earlier one may have been killed after its last step.
     fn report_finished(&self) -> anyhow::Result<()> {
-        println!("finished already; {}", self.next_step());
+        writeln!(std::io::stdout(), "finished already; {}", self.next_step())?;
         Ok(())
     }
 }

@@ -5,6 +5,7 @@ use super::table::columns;
 use crate::api::answers::Stats;
 use crate::api::routes::RouteId;
 use crate::clock::{Clock, SystemClock};
+use crate::config::units::{Seconds, Span};
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::io::{IsTerminal as _, Write as _};
@@ -23,8 +24,8 @@ pub struct Args {
 #[derive(clap::Args, Debug)]
 pub struct TopArgs {
     /// Seconds between two updates, 1 to 3600
-    #[arg(long, value_name = "SECONDS", default_value = "2", value_parser = clap::value_parser!(u64).range(1..=3_600))]
-    every: u64,
+    #[arg(long, value_name = "SECONDS", default_value_t = Span(2_000))]
+    every: Seconds,
     /// Ends after this many updates, 1 to 1000000
     #[arg(long, value_name = "COUNT", value_parser = clap::value_parser!(u64).range(1..=1_000_000))]
     count: Option<u64>,
@@ -58,6 +59,7 @@ pub fn top(args: TopArgs) -> anyhow::Result<()> {
 }
 
 fn watch(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
+    let every_ms = Seconds::within("every", Some(args.every), 2_000, 1_000, 3_600_000)?;
     let clock = SystemClock::new();
     let clears = std::io::stdout().is_terminal() && !args.server.json;
     let mut before: Option<Before> = None;
@@ -87,7 +89,7 @@ fn watch(args: &TopArgs, client: &Client) -> anyhow::Result<()> {
         if args.count.is_some_and(|count| updates >= count) {
             return Ok(());
         }
-        std::thread::sleep(Duration::from_secs(args.every));
+        std::thread::sleep(Duration::from_millis(every_ms));
     }
 }
 

@@ -92,8 +92,22 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
     assert!(!table.contains('\u{1b}'), "{table:?}");
     assert_eq!(house.json(&["users", "query", "nobody"])["unknown"][0], "nobody");
 
-    let other = house.json(&["kick", "alice", "--platform", "web"]);
-    assert_eq!(other["status"], "online", "{other}");
+    // What ends nothing is a name that was misspelt, most likely.
+    for more in [
+        &["--platform", "wbe"][..],
+        &["--platform", "web"],
+        &["--platform", "android", "--device", "d2"],
+    ] {
+        let said = refused(house.command(&[&["kick", "alice"], more].concat(), ADMIN));
+        assert!(said.contains("nothing was ended"), "{said}");
+        assert!(said.contains(r#""alice" has android "d1""#), "{said}");
+        assert!(
+            more.iter()
+                .all(|word| word.starts_with("--") || said.contains(&format!("{word:?}"))),
+            "{said}"
+        );
+    }
+    assert_eq!(house.json(&["users", "get", "alice"])["status"], "online");
     let page = house.prints(&["kick", "alice", "--platform", "android", "--device", "d1"]);
     assert!(page.contains("offline, since"), "{page}");
     assert_eq!(house.json(&["kick", "a/b"])["status"], "offline");
@@ -103,7 +117,7 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
         stats.contains("4 known") && stats.contains("PARTITION") && stats.contains("live"),
         "{stats}"
     );
-    let top = house.prints(&["top", "--every", "1", "--count", "2"]);
+    let top = house.prints(&["top", "--every", "1s", "--count", "2"]);
     assert_eq!(top.matches("RECORDS/S").count(), 2, "{top}");
 
     let policy = house.json(&["policy", "get"]);
@@ -124,6 +138,19 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
         house.prints(&["policy", "check", "policy.json"]),
         "valid; nothing would change\n"
     );
+    // Larger than an event may carry it: said by all that read the file, and not only by the one that publishes it.
+    let pairs: Vec<Value> = (0..60_000).map(|number| json!(["web", format!("p{number}")])).collect();
+    std::fs::write(&file, json!({"exclusive": pairs}).to_string()).expect("written");
+    for command in [
+        &["policy", "check", "policy.json"][..],
+        &["policy", "set", "policy.json", "--dry-run"],
+    ] {
+        let said = refused(house.command(command, ADMIN));
+        assert!(
+            said.contains("policy.json is too large") || said.contains("not valid"),
+            "{said}"
+        );
+    }
     std::fs::write(
         &file,
         r#"{"platforms":{"web":{"timeout_ms":70000}},"instances":{"web":3}}"#,

@@ -4,6 +4,7 @@ use super::source::{AuditSource, SourceFlags};
 use super::{json_line, parse_time, shown};
 use crate::audit::what_if::{Detection, PartitionFigures, Point, Totals, WasWould, WhatIf, WhatIfLine, Window};
 use crate::command::{hash_seed, table};
+use crate::config::units::{Milliseconds, Span};
 use crate::presence::policy::Policy;
 use crate::presence::{LogTime, Partition};
 use crate::schema::policy::{parse_policy, policy_json};
@@ -30,8 +31,8 @@ pub struct Args {
     #[arg(long)]
     keep_policies: bool,
     /// How soon a lost device must be back for the loss to have been a false one
-    #[arg(long, value_name = "MS", default_value_t = 60_000, value_parser = clap::value_parser!(u64).range(..=AGAIN_MS_MAX))]
-    again_ms: u64,
+    #[arg(long, value_name = "MS", default_value_t = Span(60_000))]
+    again_ms: Milliseconds,
     /// Tries several values of one setting of the policy in one pass: N of them from A to B
     #[arg(long, value_name = "NAME=A..B/N")]
     sweep: Option<Sweep>,
@@ -141,7 +142,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let window = Window {
         from: bound(&args.from)?.unwrap_or(LogTime(0)),
         to: bound(&args.to)?,
-        again_ms: args.again_ms,
+        again_ms: Milliseconds::within("again-ms", Some(args.again_ms), 60_000, 0, AGAIN_MS_MAX)?,
     };
     if let Some(to) = window.to
         && window.from > to

@@ -12,6 +12,7 @@ use super::candidates::{Appended, Candidate, Candidates, STEP_BACK_MS, Since, so
 use super::{ONE, Quarantine, Source};
 use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, Deadline, SystemClock};
+use crate::config::units::{Seconds, Span};
 use crate::engine::rejected::decode;
 use crate::log::Range;
 use crate::presence::event::Event;
@@ -42,8 +43,8 @@ pub struct RequeueArgs {
     #[arg(long, value_name = "N")]
     partition: Option<u32>,
     /// Ignores older records, 0 to 31536000 seconds; 0: no limit
-    #[arg(long, value_name = "S", default_value_t = 3_600, value_parser = clap::value_parser!(u64).range(0..=31_536_000))]
-    max_age_s: u64,
+    #[arg(long, value_name = "S", default_value_t = Span(3_600_000))]
+    max_age_s: Seconds,
     /// The most events to publish, the oldest first, 1 to 1000000
     #[arg(long, value_name = "N", default_value_t = 10_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     limit: u32,
@@ -86,11 +87,12 @@ struct Counts {
 }
 
 pub fn requeue(args: &RequeueArgs) -> anyhow::Result<()> {
+    let age_ms = Seconds::within("max-age-s", Some(args.max_age_s), 3_600_000, 0, 31_536_000_000)?;
     let mut quarantine = args.source.open()?;
     let client = args.server.client()?;
-    let oldest_ms = match args.max_age_s {
+    let oldest_ms = match age_ms {
         0 => 0,
-        age_s => SystemClock::new().now_ms().saturating_sub(age_s * 1_000),
+        age_ms => SystemClock::new().now_ms().saturating_sub(age_ms),
     };
     let mut output = std::io::stdout().lock();
     let mut counts = Counts::default();
