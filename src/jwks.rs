@@ -10,7 +10,7 @@ use base64::prelude::BASE64_URL_SAFE_NO_PAD;
 use jsonwebtoken::jwk::{AlgorithmParameters, EllipticCurve, Jwk, KeyAlgorithm, KeyOperations, PublicKeyUse};
 use jsonwebtoken::{Algorithm, DecodingKey};
 use serde::Deserialize;
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 /// The fewest bytes of a secret of HS256.
 pub const SECRET_BYTES_MIN: usize = 32;
@@ -21,8 +21,10 @@ const KEYS_MAX: usize = 256;
 /// The most characters of an issuer's text that are shown, and the most keys of a set that a warning is for.
 const SHOWN_CHARS_MAX: usize = 200;
 const WARNINGS_MAX: usize = 16;
-/// The greatest time that an event can have.
-const TIME_MS_MAX: u64 = (1 << 53) - 1;
+/// The end of the year 9999. A later time of a token is in milliseconds or nonsense.
+const TIME_MS_MAX: u64 = 253_402_300_800_000;
+/// Clock tolerance: a token is accepted this much before and after its period of validity, since issuers' clocks differ.
+pub const LEEWAY_MS: u64 = 60_000;
 
 /// A key, and the only algorithm that it is used for.
 pub struct VerificationKey {
@@ -71,8 +73,43 @@ pub async fn fetch(client: &reqwest::Client, url: &str, what: &str) -> Result<Ve
     Ok(bytes)
 }
 
-/// Converts a time in seconds, possibly with a fraction, to milliseconds.
-pub fn time_ms(value: &Value) -> Option<u64> {
+/// The times in the claims of a token, in milliseconds of the issuer's clock.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub struct TokenTimes {
+    pub expires_ms: u64,
+    pub issued_ms: Option<u64>,
+}
+
+/// Returns the times of a token that is valid at `now_ms`, or what is wrong with them: a clause about the token as `it`. A time that is
+/// there and cannot be right is refused. Taken as missing, it would make a token valid for longer, or exempt it from kicks.
+pub fn token_times(claims: &Map<String, Value>, now_ms: u64) -> Result<TokenTimes, String> {
+    let time = |name: &str| {
+        match claims.get(name) {
+        None => Ok(None),
+        Some(value) => time_ms(value).map(Some).ok_or_else(|| {
+            format!("its time `{name}` is not a number of seconds since 1970 before the year 10000 (are these milliseconds?)")
+        }),
+    }
+    };
+    let expires_ms = time("exp")?.ok_or("it never expires (`exp` is missing)")?;
+    if expires_ms.saturating_add(LEEWAY_MS) <= now_ms {
+        return Err("it has expired (`exp`); get a new one from the issuer".to_owned());
+    }
+    for name in ["nbf", "iat"] {
+        if time(name)?.is_some_and(|from_ms| from_ms > now_ms.saturating_add(LEEWAY_MS)) {
+            return Err(format!(
+                "its time `{name}` has not come yet; compare this machine's clock with the issuer's"
+            ));
+        }
+    }
+    Ok(TokenTimes {
+        expires_ms,
+        issued_ms: time("iat")?,
+    })
+}
+
+/// Converts a time in seconds, possibly with a fraction, to milliseconds. `None` if no token can mean it.
+fn time_ms(value: &Value) -> Option<u64> {
     let ms = match value.as_u64() {
         Some(seconds) => seconds.checked_mul(1_000)?,
         // Negative values, NaN and values that are too large become the nearest possible one.
@@ -264,8 +301,59 @@ mod tests {
         assert_eq!(time_ms(&json!(1_700_000_000)), Some(1_700_000_000_000));
         assert_eq!(time_ms(&json!(1.5)), Some(1_500));
         assert_eq!(time_ms(&json!(-1)), Some(0));
-        for beyond in [json!(u64::MAX), json!(1e300), json!("7"), json!(null)] {
+        assert_eq!(time_ms(&json!(253_402_300_799u64)), Some(253_402_300_799_000));
+        for beyond in [
+            json!(u64::MAX),
+            json!(1_700_000_000_000u64),
+            json!(1e300),
+            json!("7"),
+            json!(null),
+        ] {
             assert_eq!(time_ms(&beyond), None, "{beyond}");
         }
+    }
+
+    #[test]
+    fn a_token_is_refused_for_each_of_its_times_that_cannot_be_right() {
+        let now_s = 1_700_000_000;
+        let judge = |name: &str, value: Value| {
+            let mut claims = json!({"exp": now_s + 600, "nbf": now_s, "iat": now_s});
+            claims[name] = value;
+            token_times(claims.as_object().expect("an object"), now_s * 1_000)
+        };
+        for name in ["exp", "nbf", "iat"] {
+            for bad in [
+                json!("x"),
+                json!((now_s + 600).to_string()),
+                json!(1u64 << 63),
+                json!(1e30),
+                json!(now_s * 1_000),
+                json!(null),
+                json!(true),
+                json!([]),
+            ] {
+                let why = judge(name, bad.clone()).expect_err("refused");
+                assert!(
+                    why.contains(&format!("`{name}`")) && why.contains("seconds"),
+                    "{bad}: {why}"
+                );
+            }
+        }
+        for (name, bad, says) in [
+            ("nbf", now_s + 61, "has not come yet"),
+            ("iat", now_s + 61, "has not come yet"),
+            ("exp", now_s - 60, "has expired"),
+        ] {
+            let why = judge(name, json!(bad)).expect_err("refused");
+            assert!(why.contains(&format!("`{name}`")) && why.contains(says), "{why}");
+        }
+        // Within a minute of tolerance.
+        let times = judge("iat", json!(now_s + 60)).expect("accepted");
+        assert_eq!(times.issued_ms, Some((now_s + 60) * 1_000));
+        assert!(judge("nbf", json!(now_s + 60)).is_ok());
+        assert!(judge("exp", json!(now_s - 59)).is_ok());
+        let claims = json!({"exp": now_s + 600});
+        let times = token_times(claims.as_object().expect("an object"), now_s * 1_000).expect("accepted");
+        assert_eq!((times.expires_ms, times.issued_ms), ((now_s + 600) * 1_000, None));
     }
 }

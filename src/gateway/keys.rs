@@ -7,7 +7,7 @@
 
 use crate::clock::Clock;
 use crate::config::gateway::Tokens;
-use crate::jwks::{self, BYTES_MAX, KeySetPlace, SECRET_BYTES_MIN, VerificationKey, time_ms};
+use crate::jwks::{self, BYTES_MAX, KeySetPlace, SECRET_BYTES_MIN, VerificationKey};
 use crate::presence::event::bounds;
 use jsonwebtoken::errors::ErrorKind;
 use jsonwebtoken::{Algorithm, DecodingKey, Validation, decode, decode_header};
@@ -21,9 +21,6 @@ use std::time::Duration;
 const FETCH: Duration = Duration::from_secs(5);
 /// How often, at most, a token that no key verifies triggers a reload.
 const AGAIN_MS: u64 = 5_000;
-/// Clock tolerance: a token is accepted this much before and after its period of validity, since issuers' clocks
-/// differ.
-pub const LEEWAY_S: u64 = 60;
 
 /// The keys in force.
 pub struct Keys {
@@ -200,10 +197,11 @@ impl Keys {
 
     fn validation(&self, algorithm: Algorithm) -> Validation {
         let mut validation = Validation::new(algorithm);
-        validation.leeway = LEEWAY_S;
-        validation.validate_nbf = true;
+        // The times are judged in `admit`: the library would round them, and call one that it cannot read missing.
+        validation.validate_exp = false;
+        validation.validate_nbf = false;
         validation.validate_aud = self.settings.audience.is_some();
-        let mut required = vec!["exp"];
+        let mut required = Vec::new();
         if let Some(audience) = &self.settings.audience {
             validation.set_audience(&[audience]);
             required.push("aud");
@@ -217,6 +215,8 @@ impl Keys {
     }
 
     fn admit(&self, claims: &Map<String, Value>, platform: &str, device: &str) -> Result<Bearer, String> {
+        let times =
+            jwks::token_times(claims, self.clock.now_ms()).map_err(|why| format!("the token is refused: {why}"))?;
         let name = &self.settings.user_claim;
         let Some(user) = claims.get(name).and_then(id) else {
             return Err(format!(
@@ -241,8 +241,10 @@ impl Keys {
                 return Err(format!("the token's `{claim}` differs from the connection's"));
             }
         }
-        let auth_at_ms = claims.get("iat").and_then(time_ms);
-        Ok(Bearer { user, auth_at_ms })
+        Ok(Bearer {
+            user,
+            auth_at_ms: times.issued_ms,
+        })
     }
 }
 

@@ -12,7 +12,7 @@
 use super::ApiError;
 use crate::clock::Clock;
 use crate::config::{Oidc, Scopes, is_loopback};
-use crate::jwks::{self, KeySetPlace, VerificationKey, shown, time_ms};
+use crate::jwks::{self, KeySetPlace, LEEWAY_MS, VerificationKey, shown};
 use crate::metrics;
 use crate::tls::{BadFiles, trusting};
 use axum::http::StatusCode;
@@ -42,8 +42,6 @@ const WAITING_MAX: usize = 32;
 const AGAIN_MS: u64 = 10_000;
 /// For how long keys stay in force that cannot be fetched again.
 const KEPT_MS: u64 = 24 * 3_600_000;
-/// Clock tolerance, since issuers' clocks differ.
-const LEEWAY_MS: u64 = 60_000;
 /// The most signatures that are checked for one token. Keys with one id and one algorithm are rarely more than one.
 const TRIED_MAX: usize = 4;
 /// The most accepted tokens that are remembered.
@@ -375,24 +373,8 @@ impl Issuer {
         if !is_ours {
             return Err(format!("it is not for the audience {:?} (`aud`)", settings.audience));
         }
-        let time = |name: &str| match claims.get(name) {
-            None => Ok(None),
-            Some(value) => time_ms(value)
-                .map(Some)
-                .ok_or_else(|| format!("its time `{name}` is not a number of seconds")),
-        };
-        let expires_ms = time("exp")?.ok_or("it never expires (`exp` is missing)")?;
-        let expires_ms = expires_ms.saturating_add(LEEWAY_MS);
-        if expires_ms <= now_ms {
-            return Err("it has expired (`exp`); get a new one from the issuer".to_owned());
-        }
-        for name in ["nbf", "iat"] {
-            if time(name)?.is_some_and(|from_ms| from_ms > now_ms.saturating_add(LEEWAY_MS)) {
-                return Err(format!(
-                    "its time `{name}` has not come yet; compare this machine's clock with the issuer's"
-                ));
-            }
-        }
+        let times = jwks::token_times(claims, now_ms)?;
+        let expires_ms = times.expires_ms.saturating_add(LEEWAY_MS);
         let name = claims
             .get(&settings.name_claim)
             .and_then(Value::as_str)

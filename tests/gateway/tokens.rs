@@ -136,6 +136,12 @@ async fn whatever_is_wrong_with_a_token_nobody_comes_in() {
         ("expired", with("exp", json!(now_s() - 120))),
         ("without an end", with("exp", Value::Null)),
         ("not yet", with("nbf", json!(now_s() + 600))),
+        ("of a beginning that is text", with("nbf", json!("x"))),
+        ("of an end in milliseconds", with("exp", json!((now_s() + 600) * 1_000))),
+        ("issued later", with("iat", json!(now_s() + 600))),
+        ("issued in milliseconds", with("iat", json!(now_s() * 1_000))),
+        ("issued at no time", with("iat", json!("x"))),
+        ("issued after all times", with("iat", json!(1u64 << 63))),
         ("of another issuer", with("iss", json!("them"))),
         ("without an issuer", with("iss", Value::Null)),
         ("for others", with("aud", json!("mail"))),
@@ -234,6 +240,38 @@ async fn a_token_from_before_a_kick_lets_nobody_in_again() {
     let mut new = come_in(&token(json!(now_s() + 2))).await;
     new.beat().await;
     assert_eq!(house.causes("alice", "login").await, ["login", "kicked", "login"]);
+    gateway.stop(false).await;
+}
+
+/// Otherwise no kick would ever bar it.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_token_whose_time_cannot_be_right_is_refused_by_the_name_of_the_claim() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(&house, &[]).await;
+    for (claim, value) in [
+        ("iat", json!(now_s() * 1_000)),
+        ("iat", json!(now_s() + 90)),
+        ("iat", json!("x")),
+        ("iat", json!(1u64 << 63)),
+        ("nbf", json!("x")),
+        ("exp", json!("x")),
+        ("exp", json!(1e30)),
+        ("exp", json!(now_s() * 1_000)),
+    ] {
+        let mut claims = claims("alice");
+        claims[claim] = value.clone();
+        let token = hs256(&claims);
+        assert_eq!(in_header(&gateway, &token).await, Err(401), "{claim}: {value}");
+        let protocols = format!("rollcall.v1, bearer.{token}");
+        let dialled = dial(&gateway).header("sec-websocket-protocol", protocols);
+        let mut client = dialled.open().await.expect("a WebSocket");
+        let said = client.frame().await;
+        assert_eq!(said["code"], "unauthorized");
+        let said = said["message"].as_str().expect("a sentence");
+        assert!(said.contains(&format!("`{claim}`")), "{claim}: {value}: {said}");
+        assert_eq!(client.hear().await, Heard::Closed(4010));
+    }
+    assert!(house.events_of("connect", "alice").is_empty());
     gateway.stop(false).await;
 }
 
