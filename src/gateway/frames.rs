@@ -4,12 +4,15 @@
 use super::uplink::{UserSnapshot, UserUpdate};
 use crate::api::frames::{ServerMessage, ShownDevice, ShownDeviceChange, ShownUser};
 use crate::presence::change::KickReason;
+use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 
 /// Why the gateway closes a connection. The codes are documented in `docs/gateway.md`.
 #[derive(Clone, Copy, PartialEq, Eq, Debug)]
 pub enum Close {
     LoggedOut,
+    Protocol,
     NotText,
+    NotUtf8,
     TooBig,
     Restart,
     Later,
@@ -27,9 +30,11 @@ pub enum Close {
 }
 
 impl Close {
-    pub const ALL: [Close; 16] = [
+    pub const ALL: [Close; 18] = [
         Close::LoggedOut,
+        Close::Protocol,
         Close::NotText,
+        Close::NotUtf8,
         Close::TooBig,
         Close::Restart,
         Close::Later,
@@ -49,7 +54,9 @@ impl Close {
     pub fn code(self) -> u16 {
         match self {
             Close::LoggedOut => 1000,
+            Close::Protocol => 1002,
             Close::NotText => 1003,
+            Close::NotUtf8 => 1007,
             Close::TooBig => 1009,
             Close::Restart => 1012,
             Close::Later => 1013,
@@ -71,7 +78,9 @@ impl Close {
     pub fn name(self) -> &'static str {
         match self {
             Close::LoggedOut => "logged_out",
+            Close::Protocol => "protocol_error",
             Close::NotText => "not_text",
+            Close::NotUtf8 => "not_utf8",
             Close::TooBig => "too_big",
             Close::Restart => "restart",
             Close::Later => "later",
@@ -92,6 +101,8 @@ impl Close {
     /// Whether the client may reconnect by itself. If not, the user must log in again first.
     pub fn may_come_back(self) -> bool {
         match self {
+            // What arrived was not what a client sends; a proxy may have damaged it.
+            Close::Protocol | Close::NotUtf8 => true,
             Close::Restart | Close::Later | Close::Stale | Close::Silent | Close::TooFast | Close::TooSlow => true,
             Close::LoggedOut
             | Close::NotText
@@ -108,6 +119,17 @@ impl Close {
 }
 
 impl Close {
+    /// The close code for bytes that are no valid WebSocket messages; `None` if the connection itself failed or ended.
+    pub fn of_error(error: &WsError) -> Option<Close> {
+        match error {
+            WsError::Capacity(_) => Some(Close::TooBig),
+            WsError::Utf8(_) => Some(Close::NotUtf8),
+            WsError::Protocol(ProtocolError::ResetWithoutClosingHandshake | ProtocolError::SendAfterClosing) => None,
+            WsError::Protocol(_) => Some(Close::Protocol),
+            _ => None,
+        }
+    }
+
     /// The close code for a kick; `None` if this kick does not end the connection.
     pub fn of_kick(reason: KickReason) -> Option<Close> {
         match reason {

@@ -23,6 +23,7 @@ use crate::traces::is_traceparent;
 use futures_util::{SinkExt as _, StreamExt as _};
 use std::net::{IpAddr, SocketAddr};
 use std::sync::Arc;
+use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::WebSocketStream;
@@ -42,6 +43,8 @@ const READ_BUFFER_BYTES: usize = 1 << 10;
 /// After how many seconds a client that was refused temporarily may retry: the minimum, and the greatest random
 /// addition.
 const RETRY_AFTER_S: (u64, u64) = (1, 5);
+/// How long the client may take to close after the gateway has sent its close frame.
+pub const CLOSING: Duration = Duration::from_secs(5);
 const TOKEN_BYTES_MAX: usize = 8 << 10;
 /// The greatest size of a request's head, which may contain a token.
 const HEAD_BYTES_MAX: usize = 32 << 10;
@@ -468,7 +471,8 @@ async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> 
     }
 }
 
-/// Reads the token from the subprotocol or from the first frame and verifies it. `None` if the client went away.
+/// Reads the token from the subprotocol or from the first frame and verifies it. `None` if the client went away; a close frame of it is
+/// answered.
 async fn token(edge: &GatewayState, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), ClosedWith>> {
     let unauthorized = |message: String| (Close::Unauthorized, "unauthorized", message);
     let first = || unauthorized("the first frame must be `auth` with a token".to_owned());
@@ -482,11 +486,18 @@ async fn token(edge: &GatewayState, socket: &mut Socket, visitor: &mut Visitor) 
                 },
                 Ok(Message::Text(_) | Message::Binary(_)) => return Some(Err(first())),
                 Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-                Err(WsError::Capacity(_)) => {
-                    let message = format!("a message has more than {} bytes", edge.config.message_bytes_max);
-                    return Some(Err((Close::TooBig, "too_big", message)));
+                Err(error) => {
+                    let close = Close::of_error(&error)?;
+                    let message = match close {
+                        Close::TooBig => format!("a message has more than {} bytes", edge.config.message_bytes_max),
+                        _ => format!("this is not a valid WebSocket message: {error}"),
+                    };
+                    return Some(Err((close, close.name(), message)));
                 }
-                Ok(Message::Close(_)) | Err(_) => return None,
+                Ok(Message::Close(_)) => {
+                    read_to_end(socket).await;
+                    return None;
+                }
             }
         },
     };
@@ -533,9 +544,15 @@ pub async fn close_with(socket: &mut Socket, close: Close) {
         reason: close.name().into(),
     };
     if socket.send(Message::Close(Some(frame))).await.is_ok() {
-        while let Some(Ok(_)) = socket.next().await {}
-        drain(socket.get_mut()).await;
+        read_to_end(socket).await;
     }
+}
+
+/// Reads until the client has closed. If it sent a close frame, this sends the answer, which the library has prepared. The caller bounds
+/// the time.
+pub async fn read_to_end(socket: &mut Socket) {
+    while let Some(Ok(_)) = socket.next().await {}
+    drain(socket.get_mut()).await;
 }
 
 /// Shuts down our direction and reads until the client has closed too. The caller bounds the time. If unread bytes were

@@ -9,7 +9,7 @@
 
 use super::disconnect_queue::QueuedDisconnect;
 use super::frames::{self, Close};
-use super::handshake::{AdmittedClient, Places, Socket, close_with};
+use super::handshake::{AdmittedClient, CLOSING, Places, Socket, close_with, read_to_end};
 use super::limits::RateLimit;
 use super::roster::{ConnectionCommand, Session, SubscribedChange};
 use super::uplink::{AsOf, Pace, Unavailable, UserSnapshot};
@@ -25,13 +25,11 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 use tokio::sync::{mpsc, oneshot};
-use tokio_tungstenite::tungstenite::error::{CapacityError, Error as WsError};
+use tokio_tungstenite::tungstenite::error::Error as WsError;
 use tokio_tungstenite::tungstenite::{Message, Utf8Bytes};
 
 /// How many invalid frames a client may send before the connection is closed.
 const BAD_FRAMES_MAX: u32 = 10;
-/// How long the client may take to close after the gateway has sent its close frame.
-const CLOSING: Duration = Duration::from_secs(5);
 /// After how long a client may retry what failed because the log was unavailable.
 const RETRY_MS: u64 = 2_000;
 /// The shortest ping interval, however short a platform's time-out is.
@@ -39,8 +37,10 @@ const PING_MS_MIN: u64 = 100;
 
 /// How a connection ended.
 enum Ended {
-    /// The client closed the connection, or the network did.
+    /// The client closed the connection without a close frame, or the network did.
     Gone,
+    /// The client sent a close frame, which is to be answered.
+    Left,
     /// The link is dead but was not closed: the engine decides by its time-out.
     Silent,
     Exit,
@@ -144,8 +144,8 @@ impl Presence {
         let reason = match ended {
             // While the gateway stops, its clients reconnect elsewhere. Those that do not are ended by the end of the
             // lease.
-            Ended::Gone | Ended::TooSlow if self.edge.phase() == Phase::Stopping => return None,
-            Ended::Gone | Ended::TooSlow => event::Ending::Closed,
+            Ended::Gone | Ended::Left | Ended::TooSlow if self.edge.phase() == Phase::Stopping => return None,
+            Ended::Gone | Ended::Left | Ended::TooSlow => event::Ending::Closed,
             Ended::Exit => event::Ending::Exit,
             Ended::Closed(Close::Restart) => return None,
             Ended::Closed(_) => event::Ending::Closed,
@@ -269,7 +269,7 @@ async fn end(mut presence: Presence, life: Box<Connection>, ended: Ended, places
 /// Sends the last frames and closes, within a time limit.
 async fn farewell(mut socket: Socket, ended: &Ended, places: Places) {
     let close = match ended {
-        Ended::Gone | Ended::TooSlow => None,
+        Ended::Gone | Ended::Left | Ended::TooSlow => None,
         Ended::Silent => Some(Close::Silent),
         Ended::Exit | Ended::LoggedOut => Some(Close::LoggedOut),
         Ended::Kicked(reason) => Close::of_kick(*reason),
@@ -281,6 +281,8 @@ async fn farewell(mut socket: Socket, ended: &Ended, places: Places) {
         }
         if let Some(close) = close {
             close_with(&mut socket, close).await;
+        } else if matches!(ended, Ended::Left) {
+            read_to_end(&mut socket).await;
         }
     };
     metrics::gateway_closed(close.map_or("gone", Close::name));
@@ -412,7 +414,7 @@ impl Connection {
                 self.send_text(frames::error(None, "not_text", message, None)).await?;
                 return Err(Ended::Closed(Close::NotText));
             }
-            Message::Close(_) => return Err(Ended::Gone),
+            Message::Close(_) => return Err(Ended::Left),
             Message::Pong(_) if std::mem::take(&mut self.pulse.pinged) => {
                 self.answered(now_ms);
                 return Ok(());
@@ -641,8 +643,10 @@ fn not_ready(id: Option<u64>, error: &Unavailable) -> String {
 
 /// Returns how a connection ended whose socket failed.
 fn broken(error: &WsError) -> Ended {
+    if let Some(close) = Close::of_error(error) {
+        return Ended::Closed(close);
+    }
     match error {
-        WsError::Capacity(CapacityError::MessageTooLong { .. }) => Ended::Closed(Close::TooBig),
         // The network gave up, but the client did not close the connection.
         WsError::Io(io)
             if matches!(

@@ -8,6 +8,7 @@ use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio_tungstenite::tungstenite::Message;
+use tokio_tungstenite::tungstenite::protocol::CloseFrame;
 
 /// A well-behaved client is served as usual.
 async fn lives(gateway: &Gateway) {
@@ -44,24 +45,67 @@ async fn bad_frames_are_answered_and_too_many_of_them_close() {
     gateway.stop(false).await;
 }
 
+/// Bytes that no client may send, and the close code for each.
+const NOT_FRAMES: [(&[u8], u16); 8] = [
+    // Not masked; a reserved opcode, bit, control frame; a control frame in pieces; an answer of one byte.
+    (b"\x81\x02{}", 1002),
+    (b"\x83\x80\0\0\0\0", 1002),
+    (b"\xc1\x82\0\0\0\0{}", 1002),
+    (b"\x8b\x80\0\0\0\0", 1002),
+    (b"\x09\x80\0\0\0\0", 1002),
+    (b"\x88\x81\0\0\0\0x", 1002),
+    // An endless length; not UTF-8.
+    (b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0", 1009),
+    (b"\x81\x82\0\0\0\0\xff\xfe", 1007),
+];
+
+/// A close frame of the client, and the code in it.
+async fn close_is_answered(client: &mut Client, code: u16) {
+    let frame = CloseFrame {
+        code: code.into(),
+        reason: "bye".into(),
+    };
+    client.send(Message::Close(Some(frame))).await;
+    assert_eq!(client.closed().await, Heard::Closed(code));
+    assert_eq!(client.hear().await, Heard::Gone);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_close_frame_is_answered_with_its_code() {
+    let house = House::new(json!({})).await;
+    let gateway = house.gateway(&[]).await;
+    for (number, code) in [1000, 1001, 4321].into_iter().enumerate() {
+        let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
+        close_is_answered(&mut client, code).await;
+        wait_until("its end is folded", async || {
+            house.changes_of("alice").len() == 2 * (number + 1)
+        })
+        .await;
+    }
+    gateway.stop(false).await;
+    // Also before the client has shown its token, and what is no frame has its code there too.
+    let secret = house.data.path().join("secret");
+    std::fs::write(&secret, "a secret of at least thirty-two bytes").expect("written");
+    let key = secret.to_str().expect("text");
+    let gateway = house.gateway(&["--jwt-key", key]).await;
+    let dial = Dial::new(gateway.address(), "platform=web&device=d&intent=login");
+    close_is_answered(&mut dial.open().await.expect("let in"), 1000).await;
+    for (frame, code) in NOT_FRAMES {
+        let mut client = dial.open().await.expect("let in");
+        client.socket.get_mut().write_all(frame).await.expect("sent");
+        assert_eq!(client.closed().await, Heard::Closed(code), "{frame:?}");
+    }
+    gateway.stop(false).await;
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_websocket_frame_ends_the_connection() {
     let house = House::new(json!({})).await;
     let gateway = house.gateway(&[]).await;
-    // Not masked; a reserved opcode; an endless length; not UTF-8.
-    let frames: [&[u8]; 4] = [
-        b"\x81\x02{}",
-        b"\x83\x80\0\0\0\0",
-        b"\x81\xff\x7f\xff\xff\xff\xff\xff\xff\xff\0\0\0\0",
-        b"\x81\x82\0\0\0\0\xff\xfe",
-    ];
-    for (number, frame) in frames.into_iter().enumerate() {
+    for (number, (frame, code)) in NOT_FRAMES.into_iter().enumerate() {
         let mut client = connect(&gateway, "alice", "web", "tab", "login").await;
         client.socket.get_mut().write_all(frame).await.expect("sent");
-        assert!(
-            matches!(client.closed().await, Heard::Closed(_) | Heard::Gone),
-            "{frame:?}"
-        );
+        assert_eq!(client.closed().await, Heard::Closed(code), "{frame:?}");
         wait_until("its end is folded", async || {
             house.changes_of("alice").len() == 2 * (number + 1)
         })
