@@ -65,7 +65,7 @@ pub async fn run(edge: Arc<GatewayState>, opened: Arc<Mutex<Option<mpsc::Receive
 
 /// Asks whether the engine knows a greater epoch of this name, in which case this gateway must end. `None` if there is
 /// no response.
-async fn is_superseded(edge: &GatewayState) -> Option<bool> {
+pub async fn is_superseded(edge: &GatewayState) -> Option<bool> {
     match edge.uplink.epoch(&edge.config.name).await {
         Ok(Some(epoch)) if epoch > edge.epoch => {
             edge.superseded(epoch);

@@ -93,6 +93,30 @@ async fn a_gateway_whose_name_somebody_else_took_ends_without_a_word() {
     assert_eq!(after.count(), 0, "of {published}");
 }
 
+/// The lease of a lesser epoch is acknowledged, and nothing else of it is stale.
+#[tokio::test(flavor = "multi_thread")]
+async fn a_gateway_whose_clients_are_silent_learns_that_somebody_else_took_its_name() {
+    let house = House::new(json!({})).await;
+    for (clients, name) in [(0, "empty"), (1, "quiet")] {
+        let mut gateway = house
+            .gateway(&["--gateway-name", name, "--lease-every-ms", "200"])
+            .await;
+        let mut open = Vec::new();
+        for _ in 0..clients {
+            open.push(connect(&gateway, "alice", "web", "tab", "login").await);
+        }
+        house.publish(json!({"type": "lease", "gateway": name, "epoch": 7, "ttl_ms": 60_000}));
+        let error = tokio::time::timeout(PATIENCE, gateway.superseded())
+            .await
+            .expect("it learns of it");
+        assert!(error.to_string().contains("with epoch 7"), "{error}");
+        gateway.abandon().await;
+        for mut client in open {
+            assert_eq!(client.closed().await, Heard::Closed(1012));
+        }
+    }
+}
+
 /// A client that may publish can write any epoch.
 #[tokio::test(flavor = "multi_thread")]
 async fn an_epoch_that_has_no_successor_is_an_error_with_a_sentence() {

@@ -426,12 +426,8 @@ async fn the_second_of_one_name_puts_the_first_out() {
     let mut first = Process::gateway(&engine, &data.path().join("a"), "edge");
     let mut client = first.connect("alice", "login").await;
     let second = Process::gateway(&engine, &data.path().join("b"), "edge");
-    // It learns of it when it next says something.
-    let _ = futures_util::SinkExt::send(
-        &mut client.socket,
-        tokio_tungstenite::tungstenite::Message::text(r#"{"type":"heartbeat"}"#),
-    )
-    .await;
+    // Its client says nothing that would be stale.
+    assert_eq!(client.closed().await, Heard::Closed(1012));
     wait_until("the first has ended", async || {
         first.child.try_wait().expect("waited for").is_some()
     })
