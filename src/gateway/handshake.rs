@@ -26,6 +26,7 @@ use std::sync::Arc;
 use std::time::Duration;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
+use tokio::time::timeout;
 use tokio_tungstenite::WebSocketStream;
 use tokio_tungstenite::tungstenite::error::{Error as WsError, ProtocolError};
 use tokio_tungstenite::tungstenite::handshake::machine::TryParse as _;
@@ -120,6 +121,14 @@ fn refusal(status: StatusCode, code: &'static str, message: impl Into<String>) -
     }
 }
 
+/// The refusal of what is in the header `Authorization`.
+fn bad_header(message: String) -> Refusal {
+    Refusal {
+        always_http: true,
+        ..refusal(StatusCode::UNAUTHORIZED, "unauthorized", message)
+    }
+}
+
 fn later(status: StatusCode, code: &'static str, message: &str) -> Refusal {
     Refusal {
         retry: true,
@@ -186,6 +195,8 @@ fn bounded(query: &str, name: &'static str, (least, most): (usize, usize)) -> Re
 /// Where the token is: in a header, or after `bearer.` among the subprotocols.
 enum TokenSource {
     Header(String),
+    /// In the header is something else.
+    OtherHeader,
     Subprotocol(String),
     Nothing,
 }
@@ -197,16 +208,20 @@ fn subprotocols(headers: &HeaderMap) -> impl Iterator<Item = &str> {
 }
 
 fn shown(headers: &HeaderMap) -> TokenSource {
-    let header = headers.get(header::AUTHORIZATION).and_then(|value| value.to_str().ok());
-    if let Some((scheme, token)) = header.and_then(|text| text.split_once(' '))
-        && scheme.eq_ignore_ascii_case("bearer")
-    {
-        return TokenSource::Header(token.trim().to_owned());
+    let header = headers.get(header::AUTHORIZATION);
+    if let Some(text) = header.and_then(|value| value.to_str().ok()) {
+        let (scheme, token) = text.split_once(' ').unwrap_or((text, ""));
+        if scheme.eq_ignore_ascii_case("bearer") {
+            return TokenSource::Header(token.trim().to_owned());
+        }
     }
+    // A page has no influence on this header: a browser adds the password of a site by itself.
     let mut bearer = subprotocols(headers).filter_map(|text| text.strip_prefix(BEARER_PREFIX));
-    bearer
-        .next()
-        .map_or(TokenSource::Nothing, |token| TokenSource::Subprotocol(token.to_owned()))
+    match (bearer.next(), header) {
+        (Some(token), _) => TokenSource::Subprotocol(token.to_owned()),
+        (None, Some(_)) => TokenSource::OtherHeader,
+        (None, None) => TokenSource::Nothing,
+    }
 }
 
 /// Returns whether the request comes from a page of this machine. Without tokens, a page from elsewhere could connect
@@ -305,12 +320,17 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
             }
             visitor.user = Some(bounded(query, "user", bounds::USER_BYTES)?);
         }
+        (Admission::Tokens(_), TokenSource::OtherHeader) => {
+            return Err(bad_header(
+                "the header `Authorization` must be `Bearer TOKEN`".to_owned(),
+            ));
+        }
+        (Admission::Tokens(_), TokenSource::Header(token)) if token.is_empty() => {
+            let message = "the header `Authorization` has no token; it must be `Bearer TOKEN`";
+            return Err(bad_header(message.to_owned()));
+        }
         (Admission::Tokens(_), TokenSource::Header(token)) => {
-            let refused = |message| Refusal {
-                always_http: true,
-                ..refusal(StatusCode::UNAUTHORIZED, "unauthorized", message)
-            };
-            let bearer = edge.bearer(&token, &visitor).await.map_err(refused)?;
+            let bearer = edge.bearer(&token, &visitor).await.map_err(bad_header)?;
             visitor.let_in(bearer);
         }
         (Admission::Tokens(_), TokenSource::Subprotocol(token)) => visitor.token = Some(token),
@@ -319,16 +339,27 @@ async fn judge(edge: &GatewayState, request: &Request, peer: SocketAddr) -> Resu
     Ok(visitor)
 }
 
-/// Performs the handshake of a socket within the time allowed, and then runs its session.
+/// Performs the handshake of a socket within the time allowed, and then runs its session. A client whose WebSocket is open is never left
+/// without a reason: if the time is over by then, it gets a frame and a close code.
 pub async fn enter(edge: Arc<GatewayState>, stream: TcpStream, peer: SocketAddr) {
-    let entering = tokio::time::timeout(edge.config.handshake, handshake(&edge, stream, peer));
-    match entering.await {
-        Ok(Some((socket, guest))) => {
+    let until = edge.clock.monotonic() + edge.config.handshake;
+    let (mut socket, judged) = match timeout(edge.config.handshake, open(&edge, stream, peer)).await {
+        Ok(Some(opened)) => opened,
+        Ok(None) => return,
+        Err(_) => return metrics::gateway_refused("handshake_time"),
+    };
+    match identify(&edge, &mut socket, judged, until).await {
+        Ok(guest) => {
             // A separate task, so that the handshake's memory is freed.
             tokio::spawn(guarded("connection", session::run(edge, socket, guest)));
         }
-        Ok(None) => {}
-        Err(_) => metrics::gateway_refused("handshake_time"),
+        Err(NotAdmitted::Gone) => {
+            let _ = timeout(CLOSING, read_to_end(&mut socket)).await;
+        }
+        Err(NotAdmitted::Refused(close, code, message)) => {
+            metrics::gateway_refused(code);
+            let _ = timeout(CLOSING, turn_away(&edge, &mut socket, close, code, &message)).await;
+        }
     }
 }
 
@@ -409,7 +440,8 @@ async fn refuse(edge: &GatewayState, mut stream: Stream, refusal: &Refusal) {
     }
 }
 
-async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> Option<(Socket, AdmittedClient)> {
+/// Opens the WebSocket, also of a client that is to be refused with a close code. `None` if there is no WebSocket.
+async fn open(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> Option<(Socket, Result<Visitor, Refusal>)> {
     let mut stream = match &edge.certificate {
         Some(certificate) => match certificate.accept(stream).await {
             Ok(stream) => stream,
@@ -447,79 +479,102 @@ async fn handshake(edge: &GatewayState, stream: TcpStream, peer: SocketAddr) -> 
         .write_buffer_size(0)
         .max_message_size(Some(edge.config.message_bytes_max))
         .max_frame_size(Some(edge.config.message_bytes_max));
-    let mut socket = Socket::from_raw_socket(stream, Role::Server, Some(config)).await;
-    let admitted = match judged {
-        Ok(mut visitor) => {
-            let known = match visitor.user.is_some() {
-                true => Ok(()),
-                false => token(edge, &mut socket, &mut visitor).await?,
-            };
-            match known {
-                Ok(()) => admit(edge, visitor).await,
-                Err(turned_away) => Err(turned_away),
+    Some((
+        Socket::from_raw_socket(stream, Role::Server, Some(config)).await,
+        judged,
+    ))
+}
+
+/// Why a client whose WebSocket is open is not let in.
+enum NotAdmitted {
+    /// It went away. If it sent a close frame, that is to be answered.
+    Gone,
+    /// The close code, the code in the frame before it, and a sentence.
+    Refused(Close, &'static str, String),
+}
+
+fn unauthorized(message: impl Into<String>) -> NotAdmitted {
+    NotAdmitted::Refused(Close::Unauthorized, "unauthorized", message.into())
+}
+
+/// Finds out who a client is, and lets it in if the limits allow that. `until` is the monotonic time at which the handshake must be over.
+async fn identify(
+    edge: &GatewayState,
+    socket: &mut Socket,
+    judged: Result<Visitor, Refusal>,
+    until: Duration,
+) -> Result<AdmittedClient, NotAdmitted> {
+    let mut visitor = judged.map_err(|refusal| NotAdmitted::Refused(refusal.close(), refusal.code, refusal.message))?;
+    let left = || until.saturating_sub(edge.clock.monotonic());
+    if visitor.user.is_none() && visitor.token.is_none() {
+        visitor.token = match timeout(left(), first_token(edge, socket)).await {
+            Ok(token) => Some(token?),
+            Err(_) => {
+                let allowed_ms = edge.config.handshake.as_millis();
+                let message = format!(
+                    "no token came within {allowed_ms} ms; send it in the header `Authorization: Bearer TOKEN`, as the \
+                     subprotocol `bearer.TOKEN`, or in the first frame, `auth`"
+                );
+                return Err(unauthorized(message));
             }
+        };
+    }
+    let admitting = async {
+        if let Some(token) = visitor.token.take() {
+            let bearer = edge.bearer(&token, &visitor).await.map_err(unauthorized)?;
+            visitor.let_in(bearer);
         }
-        Err(refusal) => Err((refusal.close(), refusal.code, refusal.message)),
+        admit(edge, visitor).await
     };
-    match admitted {
-        Ok(guest) => Some((socket, guest)),
-        Err((close, code, message)) => {
-            metrics::gateway_refused(code);
-            turn_away(edge, &mut socket, close, code, &message).await;
-            None
+    match timeout(left(), admitting).await {
+        Ok(admitted) => admitted,
+        Err(_) => {
+            let message = "the gateway could not find out in time who may connect; retry later";
+            Err(NotAdmitted::Refused(Close::Later, "not_ready", message.to_owned()))
         }
     }
 }
 
-/// Reads the token from the subprotocol or from the first frame and verifies it. `None` if the client went away; a close frame of it is
-/// answered.
-async fn token(edge: &GatewayState, socket: &mut Socket, visitor: &mut Visitor) -> Option<Result<(), ClosedWith>> {
-    let unauthorized = |message: String| (Close::Unauthorized, "unauthorized", message);
-    let first = || unauthorized("the first frame must be `auth` with a token".to_owned());
-    let token = match visitor.token.take() {
-        Some(token) => token,
-        None => loop {
-            match socket.next().await? {
-                Ok(Message::Text(text)) if text.len() <= TOKEN_BYTES_MAX => match messages::read(&text) {
-                    Ok((ClientMessage::Auth { token }, _)) => break token,
-                    _ => return Some(Err(first())),
-                },
-                Ok(Message::Text(_) | Message::Binary(_)) => return Some(Err(first())),
-                Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
-                Err(error) => {
-                    let close = Close::of_error(&error)?;
-                    let message = match close {
-                        Close::TooBig => format!("a message has more than {} bytes", edge.config.message_bytes_max),
-                        _ => format!("this is not a valid WebSocket message: {error}"),
-                    };
-                    return Some(Err((close, close.name(), message)));
-                }
-                Ok(Message::Close(_)) => {
-                    read_to_end(socket).await;
-                    return None;
-                }
+/// Reads the token from the first frame.
+async fn first_token(edge: &GatewayState, socket: &mut Socket) -> Result<String, NotAdmitted> {
+    let other = || unauthorized("the first frame must be `auth` with a token");
+    loop {
+        match socket.next().await.ok_or(NotAdmitted::Gone)? {
+            Ok(Message::Text(text)) if text.len() <= TOKEN_BYTES_MAX => match messages::read(&text) {
+                Ok((ClientMessage::Auth { token }, _)) => return Ok(token),
+                _ => return Err(other()),
+            },
+            Ok(Message::Text(_) | Message::Binary(_)) => return Err(other()),
+            Ok(Message::Ping(_) | Message::Pong(_) | Message::Frame(_)) => {}
+            Ok(Message::Close(_)) => return Err(NotAdmitted::Gone),
+            Err(error) => {
+                let close = Close::of_error(&error).ok_or(NotAdmitted::Gone)?;
+                let message = match close {
+                    Close::TooBig => format!("a message has more than {} bytes", edge.config.message_bytes_max),
+                    _ => format!("this is not a valid WebSocket message: {error}"),
+                };
+                return Err(NotAdmitted::Refused(close, close.name(), message));
             }
-        },
-    };
-    let bearer = edge.bearer(&token, visitor).await;
-    Some(bearer.map(|bearer| visitor.let_in(bearer)).map_err(unauthorized))
+        }
+    }
 }
 
-type ClosedWith = (Close, &'static str, String);
-
-async fn admit(edge: &GatewayState, mut visitor: Visitor) -> Result<AdmittedClient, ClosedWith> {
+async fn admit(edge: &GatewayState, mut visitor: Visitor) -> Result<AdmittedClient, NotAdmitted> {
     let user = visitor.user.take().unwrap_or_default();
     let pace = match edge.pace(&visitor.platform).await {
         Ok(Some(pace)) => pace,
         Ok(None) => {
             let message = format!("the policy has no platform {:?}", visitor.platform);
-            return Err((Close::BadRequest, "unknown_platform", message));
+            return Err(NotAdmitted::Refused(Close::BadRequest, "unknown_platform", message));
         }
-        Err(error) => return Err((Close::Later, "not_ready", unanswered(&error).to_owned())),
+        Err(error) => {
+            let message = unanswered(&error).to_owned();
+            return Err(NotAdmitted::Refused(Close::Later, "not_ready", message));
+        }
     };
     let Some(place) = edge.users.take(user.as_str().into()) else {
         let message = "this user has too many connections to this gateway".to_owned();
-        return Err((Close::TooMany, "too_many_of_user", message));
+        return Err(NotAdmitted::Refused(Close::TooMany, "too_many_of_user", message));
     };
     Ok(AdmittedClient {
         user,
@@ -529,7 +584,7 @@ async fn admit(edge: &GatewayState, mut visitor: Visitor) -> Result<AdmittedClie
     })
 }
 
-/// Sends the reason in a frame and closes, within the time allowed for the handshake.
+/// Sends the reason in a frame and closes. The caller bounds the time.
 async fn turn_away(edge: &GatewayState, socket: &mut Socket, close: Close, code: &str, message: &str) {
     let retry_ms = (close == Close::Later).then(|| retry_after_s(edge) * 1_000);
     let said = frames::error(None, code, message, retry_ms);

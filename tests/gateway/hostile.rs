@@ -311,7 +311,14 @@ async fn a_handshake_has_its_time_and_no_more() {
         let _ = ended.expect("it ends");
         assert!(rest.is_empty());
     }
-    assert_eq!(nobody.closed().await, Heard::Gone);
+    let said = nobody.frame().await;
+    assert_eq!(
+        (&said["type"], &said["code"]),
+        (&json!("error"), &json!("unauthorized"))
+    );
+    let said = said["message"].as_str().expect("a sentence");
+    assert!(said.contains("3000 ms") && said.contains("bearer.TOKEN"), "{said}");
+    assert_eq!(nobody.hear().await, Heard::Closed(4010));
     gateway.stop(false).await;
 }
 

@@ -243,6 +243,29 @@ async fn a_token_from_before_a_kick_lets_nobody_in_again() {
     gateway.stop(false).await;
 }
 
+#[tokio::test(flavor = "multi_thread")]
+async fn a_header_without_a_token_is_refused_at_once() {
+    let house = House::new(json!({})).await;
+    let gateway = with_secret(&house, &[]).await;
+    for header in ["Bearer", "Bearer ", "bearer", "Basic YTpi", "Token x", ""] {
+        for protocols in [None, Some("rollcall.v1")] {
+            let mut dial = dial(&gateway).header("authorization", header);
+            if let Some(protocols) = protocols {
+                dial = dial.header("sec-websocket-protocol", protocols);
+            }
+            let refused = dial.refused().await;
+            assert_eq!((refused.status, &*refused.code), (401, "unauthorized"), "{header:?}");
+        }
+    }
+    // A browser adds the password of a site by itself.
+    let token = hs256(&claims("alice"));
+    let dialled = dial(&gateway)
+        .header("authorization", "Basic YTpi")
+        .header("sec-websocket-protocol", format!("rollcall.v1, bearer.{token}"));
+    assert_eq!(user_of(&mut dialled.open().await.expect("let in")).await, "alice");
+    gateway.stop(false).await;
+}
+
 /// Otherwise no kick would ever bar it.
 #[tokio::test(flavor = "multi_thread")]
 async fn a_token_whose_time_cannot_be_right_is_refused_by_the_name_of_the_claim() {
