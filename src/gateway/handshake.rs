@@ -14,6 +14,7 @@ use super::uplink::Pace;
 use super::{GatewayState, Phase, unanswered};
 use crate::api::frames::{self as messages, ClientMessage};
 use crate::config::gateway::Admission;
+use crate::jwks;
 use crate::log::TRACE_HEADER;
 use crate::metrics;
 use crate::presence::event::{Intent, bounds};
@@ -242,12 +243,34 @@ fn is_of_this_machine(headers: &HeaderMap) -> bool {
 }
 
 fn address_of(edge: &GatewayState, headers: &HeaderMap, peer: SocketAddr) -> IpAddr {
-    let forwarded = || {
-        let last = headers.get_all("x-forwarded-for").into_iter().next_back()?;
-        last.to_str().ok()?.rsplit(',').next()?.trim().parse().ok()
+    if !edge.config.trust_forwarded {
+        return peer.ip();
+    }
+    forwarded(headers).unwrap_or_else(|last| {
+        if let Some(requests) = edge.unknown_addresses.due(edge.clock.monotonic_ms()) {
+            tracing::warn!(
+                requests,
+                last = jwks::shown(&last),
+                proxy = %peer.ip(),
+                "requests have no address at the end of X-Forwarded-For, using the proxy's, which has one limit for all of them: \
+                 let the proxy append the client's address, or do not set --trust-forwarded"
+            );
+        }
+        peer.ip()
+    })
+}
+
+/// Returns the last address of `X-Forwarded-For`, without its port, or the text that is there and is no address.
+fn forwarded(headers: &HeaderMap) -> Result<IpAddr, String> {
+    let header = headers.get_all("x-forwarded-for").into_iter().next_back();
+    let text = header.map_or_else(Default::default, |value| String::from_utf8_lossy(value.as_bytes()));
+    let last = text.rsplit(',').next().unwrap_or_default().trim();
+    let bare = last.strip_prefix('[').and_then(|rest| rest.strip_suffix(']'));
+    let address = match last.parse::<SocketAddr>() {
+        Ok(address) => Ok(address.ip()),
+        Err(_) => bare.unwrap_or(last).parse(),
     };
-    let forwarded = if edge.config.trust_forwarded { forwarded() } else { None };
-    forwarded.unwrap_or(peer.ip())
+    address.map_err(|_| last.to_owned())
 }
 
 fn traceparent(headers: &HeaderMap) -> Option<Box<str>> {
@@ -616,5 +639,42 @@ async fn drain(stream: &mut Stream) {
     let mut unread = [0; 1_024];
     if stream.shutdown().await.is_ok() {
         while let Ok(1..) = stream.read(&mut unread).await {}
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_last_forwarded_address_may_have_a_port() {
+        let of = |lines: &[&'static str]| {
+            let mut headers = HeaderMap::new();
+            for line in lines {
+                headers.append("x-forwarded-for", HeaderValue::from_static(line));
+            }
+            forwarded(&headers)
+        };
+        for (lines, address) in [
+            (&["1.2.3.4, 5.6.7.8"][..], "5.6.7.8"),
+            (&[" 5.6.7.8 "], "5.6.7.8"),
+            (&["1.1.1.1", "5.6.7.8"], "5.6.7.8"),
+            (&["1.1.1.1,5.6.7.8:443"], "5.6.7.8"),
+            (&["2001:db8::1"], "2001:db8::1"),
+            (&["[2001:db8::1]"], "2001:db8::1"),
+            (&["5.6.7.8, [2001:db8::1]:443"], "2001:db8::1"),
+        ] {
+            assert_eq!(of(lines), Ok(address.parse().expect("an address")), "{lines:?}");
+        }
+        for (lines, last) in [
+            (&[][..], ""),
+            (&["5.6.7.8,"], ""),
+            (&["5.6.7.8, unknown"], "unknown"),
+            (&["5.6.7.8", "garbage"], "garbage"),
+            (&["for=5.6.7.8"], "for=5.6.7.8"),
+            (&["[5.6.7.8"], "[5.6.7.8"),
+        ] {
+            assert_eq!(of(lines), Err(last.to_owned()), "{lines:?}");
+        }
     }
 }

@@ -206,10 +206,46 @@ impl Ramp {
     }
 }
 
+/// Limits a warning to one a minute, however often its reason occurs.
+#[derive(Default)]
+pub struct RareWarning(Mutex<PendingWarning>);
+
+#[derive(Default)]
+struct PendingWarning {
+    /// How often the reason occurred since the last warning.
+    count: u64,
+    not_before_ms: u64,
+}
+
+impl RareWarning {
+    const EVERY_MS: u64 = 60_000;
+
+    /// Counts one occurrence. If a warning is due, returns how many occurrences it is for.
+    pub fn due(&self, now_ms: u64) -> Option<u64> {
+        let mut pending = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        pending.count += 1;
+        if now_ms < pending.not_before_ms {
+            return None;
+        }
+        pending.not_before_ms = now_ms + Self::EVERY_MS;
+        Some(std::mem::take(&mut pending.count))
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+
+    #[test]
+    fn a_warning_is_given_once_a_minute_with_its_count() {
+        let warning = RareWarning::default();
+        assert_eq!(warning.due(5), Some(1), "the first one at once");
+        assert_eq!(warning.due(6), None);
+        assert_eq!(warning.due(60_004), None);
+        assert_eq!(warning.due(60_005), Some(3));
+        assert_eq!(warning.due(60_006), None);
+    }
 
     #[test]
     fn a_place_that_is_dropped_is_free_again() {

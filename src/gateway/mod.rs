@@ -37,7 +37,7 @@ use handshake::Visitor;
 use health::{End, Health, keep};
 use heartbeats::HeartbeatBatches;
 use keys::{Bearer, Keys};
-use limits::{BoundedCounts, Handshakes, Ramp, network_of};
+use limits::{BoundedCounts, Handshakes, Ramp, RareWarning, network_of};
 use roster::{ConnectionCommand, Roster};
 use std::collections::BTreeMap;
 use std::io;
@@ -108,6 +108,8 @@ pub struct GatewayState {
     pub audience: Arc<Audience>,
     pub users: Arc<BoundedCounts<Box<str>>>,
     pub addresses: Arc<BoundedCounts<IpAddr>>,
+    /// Requests whose `X-Forwarded-For` does not say where they are from.
+    pub unknown_addresses: RareWarning,
     /// Handshakes in progress, by address.
     handshakes_by_address: Arc<BoundedCounts<IpAddr>>,
     pub certificate: Option<Certificate>,
@@ -343,6 +345,7 @@ impl Gateway {
             audience: Arc::default(),
             users: BoundedCounts::new(config.user_connections_max),
             addresses: BoundedCounts::new(config.address_connections_max),
+            unknown_addresses: RareWarning::default(),
             handshakes_by_address: BoundedCounts::new(ADDRESS_HANDSHAKES_MAX),
             certificate,
             keys,

@@ -323,6 +323,33 @@ async fn a_handshake_has_its_time_and_no_more() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn a_client_behind_a_proxy_has_the_address_that_the_proxy_says() {
+    let house = House::new(json!({"login": "multi"})).await;
+    let gateway = house
+        .gateway(&["--trust-forwarded", "--address-connections-max", "2"])
+        .await;
+    let mut open = Vec::new();
+    for (user, forwarded, address) in [
+        ("plain", "1.2.3.4, 5.6.7.8", "5.6.7.8"),
+        ("port", "1.2.3.4, 5.6.7.8:443", "5.6.7.8"),
+        ("six", "[2001:db8::1]:443", "2001:db8::1"),
+        ("unknown", "5.6.7.8, unknown", "127.0.0.1"),
+        ("empty", "5.6.7.8,", "127.0.0.1"),
+    ] {
+        let dial = dial(&gateway, user, "web", "tab", "login").header("x-forwarded-for", forwarded);
+        let mut client = dial.open().await.expect("let in");
+        assert_eq!(client.frame().await["type"], "hello");
+        let connect = house.published("connect", user).await;
+        assert_eq!(connect["client"], format!("{address} tests/1"), "{forwarded}");
+        open.push(client);
+    }
+    // A client without an address shares the limit of the proxy.
+    let dial = dial(&gateway, "more", "web", "tab", "login").header("x-forwarded-for", "unknown");
+    assert_eq!(dial.refused().await.code, "too_many_of_address");
+    gateway.stop(false).await;
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_request_is_no_connection() {
     let house = House::new(json!({})).await;
     let gateway = house.gateway(&[]).await;
