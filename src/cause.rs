@@ -20,10 +20,22 @@ pub fn innermost(error: &(dyn Error + 'static)) -> String {
     while let Some(cause) = innermost.source() {
         innermost = cause;
     }
-    match innermost.downcast_ref::<io::Error>() {
+    let text = match innermost.downcast_ref::<io::Error>() {
         Some(cause) => of_io(cause),
         None => innermost.to_string(),
+    };
+    with_hint(text)
+}
+
+/// Adds what is probably wrong to the two texts of libraries that mean that the URL has the wrong scheme.
+fn with_hint(text: String) -> String {
+    if text.contains("InvalidContentType") {
+        return format!("the answer is not TLS ({text}); if the server has no TLS, use http://");
     }
+    if text.contains("invalid HTTP version") {
+        return format!("the answer is not HTTP ({text}); if the server has TLS, use https://");
+    }
+    text
 }
 
 /// Returns the text of a system error without its number, and without the capital letter at its start.
@@ -35,4 +47,33 @@ fn of_io(error: &io::Error) -> String {
         .next()
         .map_or(String::new(), |first| first.to_lowercase().to_string());
     format!("{first}{}", letters.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_wrong_scheme_is_explained() {
+        // What a server answers in HTTP to a TLS handshake, and in TLS (an alert) to a request in HTTP.
+        let answers: [(&str, &[u8], &str); 2] = [
+            ("https", b"HTTP/1.1 400 Bad Request\r\n\r\n", "use http://"),
+            ("http", b"\x15\x03\x01\0\x02\x02\x0a", "use https://"),
+        ];
+        for (scheme, answer, hint) in answers {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("{scheme}://{}/", listener.local_addr().expect("an address"));
+            let serving = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let _ = stream.read(&mut [0; 1_024]).await;
+                let _ = stream.write_all(answer).await;
+            });
+            let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+            let error = client.get(url).send().await.expect_err("another protocol");
+            let why = reason(error);
+            assert!(why.ends_with(hint), "{why}");
+            serving.await.expect("it answers");
+        }
+    }
 }

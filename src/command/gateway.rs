@@ -20,7 +20,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::sync::{Arc, OnceLock};
 
-/// While no engine answers, a warning is logged after 1, 2, 4 … tries, and also after every 64 tries.
+/// While the engine cannot be used, a warning is logged after 1, 2, 4 … tries, and also after every 64 tries.
 const WARN_EVERY: u32 = 64;
 
 /// Accepts clients' WebSockets and publishes their connection events to an engine
@@ -145,7 +145,7 @@ async fn gateway(args: Args, config: Config, token: Option<&str>) -> anyhow::Res
                 Err(Unavailable(why)) if u32::is_power_of_two(tries) || tries.is_multiple_of(WARN_EVERY) => {
                     tracing::warn!(
                         tries,
-                        "no engine answers at {} (--engine), retrying: {why}",
+                        "cannot use the engine at {} (--engine), retrying: {why}",
                         args.engine
                     );
                 }

@@ -418,6 +418,37 @@ fn a_gateway_without_keys_says_what_it_needs() {
     assert!(said.contains("--jwt-key") && said.lines().count() == 1, "{said}");
 }
 
+/// An engine that refuses does answer, so the sentence says how.
+#[tokio::test(flavor = "multi_thread")]
+async fn an_engine_that_refuses_is_not_called_away() {
+    let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+    let url = format!("http://{}", listener.local_addr().expect("an address"));
+    let serving = tokio::spawn(async move {
+        let ours = r#"{"error":{"code":"forbidden","message":"no scope for this"}}"#;
+        for (status, body) in [("401 No", ours), ("403 No", ours), ("404 No", "<html>")] {
+            let (mut stream, _) = listener.accept().await.expect("accepted");
+            let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4_096]).await;
+            let length = body.len();
+            let text = format!("HTTP/1.1 {status}\r\nContent-Length: {length}\r\nConnection: close\r\n\r\n{body}");
+            let sent = tokio::io::AsyncWriteExt::write_all(&mut stream, text.as_bytes()).await;
+            sent.expect("answered");
+        }
+    });
+    for (status, says) in [
+        ("401", "no scope for this; the gateway needs a token"),
+        ("403", "no scope for this; the gateway needs a token"),
+        ("404", "another service"),
+    ] {
+        let error = HttpUplink::open(&url, None).await.map(drop).expect_err("refused");
+        let said = error.to_string();
+        assert!(
+            said.starts_with(&format!("the engine answered {status}")) && said.contains(says),
+            "{said}"
+        );
+    }
+    serving.await.expect("it answers");
+}
+
 /// Long enough for what must not happen to have happened.
 #[tokio::test(flavor = "multi_thread")]
 async fn the_second_of_one_name_puts_the_first_out() {

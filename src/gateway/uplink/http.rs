@@ -66,8 +66,21 @@ impl From<ClientError> for Failed {
     fn from(error: ClientError) -> Failed {
         match error {
             ClientError::Unreached(error) => Failed::Unavailable(Unavailable(reason(error))),
-            ClientError::Refused { status, detail, .. } => {
-                let why = Unavailable(format!("the engine answered {status}: {}", detail.message));
+            ClientError::Refused {
+                status,
+                detail,
+                is_ours,
+            } => {
+                let hint = match status {
+                    _ if !is_ours => "this is not an answer of an engine, so the URL is probably of another service",
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => {
+                        "the gateway needs a token with the scopes read and publish (--engine-token-file)"
+                    }
+                    _ => "",
+                };
+                let clauses = [&*detail.message, hint].into_iter().filter(|clause| !clause.is_empty());
+                let why = clauses.collect::<Vec<_>>().join("; ");
+                let why = Unavailable(format!("the engine answered {status}: {why}"));
                 match status.is_client_error() {
                     true => Failed::Refused(why),
                     false => Failed::Unavailable(why),
