@@ -16,6 +16,8 @@ mod iceberg;
 mod incidents;
 #[path = "audit/lake.rs"]
 mod lake;
+#[path = "audit/lake_damage.rs"]
+mod lake_damage;
 #[path = "audit/proofs.rs"]
 mod proofs;
 #[path = "audit/proxy.rs"]

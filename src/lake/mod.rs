@@ -38,8 +38,9 @@ use iceberg::positions::row_key;
 use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LastChange, ReplacedFile, UnusableManifest, WHOLE};
 use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
-use std::io::{self, Write};
-use storage::{LakeStorage, ManifestWrite, PART, commit_of};
+use std::fs::File;
+use std::io::{self, Seek as _, Write};
+use storage::{HASH_DIGITS, LakeStorage, ManifestWrite, PART, commit_of, hash_of};
 
 /// After so many changes a commit is due, whatever the time.
 pub const PENDING_MAX: usize = 200_000;
@@ -66,6 +67,11 @@ pub enum Error {
         "{path} is not what manifest.json says: {problem}; restore the lake from a backup, or make another one in an empty directory"
     )]
     Damaged { path: String, problem: String },
+    #[error(
+        "{path} is damaged: its bytes are not those that were written (their hash is {found}, and its name has {named}). Restore this \
+         file from a backup, or make another lake in an empty directory"
+    )]
+    Altered { path: String, named: String, found: String },
     #[error(
         "the lake is of a log with {lake} partitions, but this log has {log}; read the log that the lake was made of, or make \
          another lake in an empty directory"
@@ -381,8 +387,7 @@ impl<S: LakeStorage> Lake<S> {
         let joined: Vec<LakeFile> = next.list_mut(list).drain(range.clone()).collect();
         let mut whole = TableFile::begin(&mut self.storage, list)?;
         for file in &joined {
-            let input = self.storage.open(&file.path);
-            let input = input.map_err(cannot(format!("read {}", file.path)))?;
+            let input = open_verified(&mut self.storage, &file.path)?;
             whole.append(input, file)?;
         }
         let commits = (
@@ -556,6 +561,29 @@ fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec
     Ok(left)
 }
 
+/// Opens a data file. Fails if its bytes are not those that were written: what Parquet reads of others may be rows that look right.
+fn open_verified<S: LakeStorage>(storage: &mut S, path: &str) -> Result<File, Error> {
+    let read = || cannot(format!("read {path}"));
+    let mut file = storage.open(path).map_err(read())?;
+    let mut hasher = blake3::Hasher::new();
+    io::copy(&mut file, &mut hasher).map_err(read())?;
+    file.rewind().map_err(read())?;
+    let found = name_hash(&hasher);
+    match hash_of(path) {
+        Some(named) if named == found => Ok(file),
+        named => Err(Error::Altered {
+            path: path.to_owned(),
+            named: named.unwrap_or("none").to_owned(),
+            found,
+        }),
+    }
+}
+
+/// Returns what the name of a file has of the hash of its bytes.
+fn name_hash(hasher: &blake3::Hasher) -> String {
+    hasher.finalize().to_hex()[..HASH_DIGITS].to_owned()
+}
+
 /// Counts and hashes what is written.
 struct Measured<W> {
     inner: W,
@@ -618,7 +646,7 @@ impl<S: LakeStorage> TableFile<S> {
         format!("write a file in {}", self.list.folder())
     }
 
-    fn append(&mut self, input: std::fs::File, from: &LakeFile) -> Result<(), Error> {
+    fn append(&mut self, input: File, from: &LakeFile) -> Result<(), Error> {
         self.rows += from.rows;
         let appended = self.file.append(input);
         appended.map_err(cannot(format!("join {} with other files", from.path)))
@@ -629,12 +657,11 @@ impl<S: LakeStorage> TableFile<S> {
     fn publish(self, storage: &mut S, (first, last): (u64, u64), commit: u64, level: u32) -> Result<LakeFile, Error> {
         let failed = self.failed();
         let Measured { inner, bytes, hasher } = self.file.finish().map_err(cannot(failed.clone()))?;
-        let hash = hasher.finalize().to_hex();
         let path = format!(
             "{}/{}{first:010}-{last:010}-{commit:010}-{}.parquet",
             self.list.folder(),
             self.list.prefix(),
-            &hash[..16]
+            name_hash(&hasher)
         );
         storage.publish(inner, &path).map_err(cannot(failed))?;
         Ok(LakeFile {

@@ -4,7 +4,7 @@ use super::iceberg::positions::{OpenRows, row_key};
 use super::manifest::LakeManifest;
 use super::partition::LakePartition;
 use super::storage::LakeStorage;
-use super::{Error, cannot};
+use super::{Error, cannot, open_verified};
 use crate::audit::export::Cell;
 use crate::audit::export::columnar::read_rows;
 use crate::audit::export::intervals::{IntervalChange, IntervalStart};
@@ -82,13 +82,12 @@ fn each_row<S: LakeStorage>(
     path: &str,
     mut each: impl FnMut(IntervalRow<'_>) -> io::Result<()>,
 ) -> Result<(), Error> {
-    let what = || format!("read {path}");
-    let file = storage.open(path).map_err(cannot(what()))?;
+    let file = open_verified(storage, path)?;
     let read = read_rows(file, |cells| {
         let row = interval(cells).ok_or_else(|| io::Error::other("it has a row that is not an interval"))?;
         each(row)
     });
-    read.map_err(cannot(what()))
+    read.map_err(cannot(format!("read {path}")))
 }
 
 impl IntervalRow<'_> {

@@ -19,6 +19,9 @@ const LOCK: &str = "writer.lock";
 /// What names of files that are being written end with.
 pub(super) const PART: &str = ".part";
 
+/// So many hexadecimal digits of the BLAKE3 hash of its bytes the name of a data file has.
+pub(super) const HASH_DIGITS: usize = 16;
+
 /// What a lake does with its files. Paths are relative, with `/`.
 pub trait LakeStorage {
     /// A data file that is being written. Nobody sees it before it is published.
@@ -149,10 +152,16 @@ pub(super) fn commit_of(name: &str) -> Option<u64> {
     let mut parts = name.strip_suffix(".parquet")?.rsplit('-');
     let (hash, last, first) = (parts.next()?, parts.next()?, parts.next()?);
     let is_number = |text: &str| text.len() >= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let is_hash = hash.len() == HASH_DIGITS && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
     // The first may stand behind a folder.
     let is_first = is_number(first.rsplit('/').next()?);
     (is_hash && is_first && is_number(last)).then(|| last.parse().ok())?
+}
+
+/// Returns the hash in the name of a data file.
+pub(super) fn hash_of(path: &str) -> Option<&str> {
+    commit_of(path)?;
+    path.strip_suffix(".parquet")?.rsplit('-').next()
 }
 
 impl LakeStorage for LakeDirectory {
@@ -256,7 +265,7 @@ impl Write for UnnamedFile {
 
 #[cfg(test)]
 mod tests {
-    use super::{commit_of, is_ours};
+    use super::{commit_of, hash_of, is_ours};
 
     #[test]
     fn only_names_that_a_lake_gives_are_its_own() {
@@ -290,5 +299,6 @@ mod tests {
             Some(2)
         );
         assert_eq!(commit_of("changes/0000000002-0123456789abcdef.parquet"), None);
+        assert_eq!(hash_of(joined), Some("0123456789abcdef"));
     }
 }
