@@ -199,13 +199,10 @@ impl LakeProcess<'_> {
             tracing::info!("the tables have metadata of Iceberg, which are kept up to date as with --iceberg");
         }
         let partitions = reader.partitions();
-        let (lake, left) = match is_begun || args.iceberg {
+        let lake = match is_begun || args.iceberg {
             true => Lake::open_with_iceberg(storage, partitions, uri()?)?,
             false => Lake::open(storage, partitions)?,
         };
-        if !left.is_empty() {
-            tracing::warn!(files = left.len(), first = %left[0], "removed files of a commit that was interrupted");
-        }
         let mut follower = LakeFollower::new(reader, schemas, lake, self.trouble, self.behind);
         let mut is_told = false;
         while let Err(error) = follower.check_log(args.from_oldest) {
@@ -222,6 +219,10 @@ impl LakeProcess<'_> {
             }
         }
         follower.trouble.set(None);
+        // Where a later change will tell whether the log is right, it is not known yet.
+        if follower.unproven.is_empty() {
+            follower.start()?;
+        }
         let manifest = follower.lake.committed();
         tracing::info!(
             to = self.shown,
@@ -547,9 +548,21 @@ impl<S: LakeStorage> LakeFollower<S> {
         Ok(self.records.len())
     }
 
+    /// Removes what a killed process left, if that was not done.
+    fn start(&mut self) -> anyhow::Result<()> {
+        let left = self.lake.start()?;
+        if let Some(first) = left.first() {
+            tracing::warn!(files = left.len(), %first, "removed files of a commit that was interrupted");
+        }
+        Ok(())
+    }
+
     fn commit(&mut self) -> anyhow::Result<()> {
         let began_ms = self.clock.monotonic_ms();
         let changes = self.lake.pending();
+        if changes > 0 {
+            self.start()?;
+        }
         if !self.lake.commit(self.clock.now_ms())? {
             return Ok(());
         }

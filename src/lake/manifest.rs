@@ -3,10 +3,11 @@
 //! Both are in one file that is replaced in one step, so a change is in the tables exactly once. `docs/lake.md` describes the
 //! fields for other readers.
 
-use super::partition::ConcurrencyRow;
+use super::partition::{ConcurrencyRow, LakePartition};
 use super::storage::{FOLDERS, is_ours};
 use crate::audit::export::ExportColumn;
 use crate::audit::export::tables::{CHANGES, INTERVALS};
+use crate::presence::Partition;
 use serde::{Deserialize, Serialize};
 
 /// Of the fields.
@@ -23,7 +24,7 @@ pub struct LakeManifest {
     /// The process that wrote it, where several may write. No two processes have the same name.
     #[serde(default, skip_serializing_if = "String::is_empty")]
     pub writer: String,
-    /// Counts the manifests from 1.
+    /// Counts the manifests. That of commit 0 names no file: it is there before the first one.
     pub commit: u64,
     pub committed_ms: u64,
     pub partitions: Vec<LakePosition>,
@@ -133,6 +134,17 @@ pub enum UnusableManifest {
 }
 
 impl LakeManifest {
+    /// Returns the manifest of a lake that has nothing yet.
+    pub fn new(partitions: u32) -> LakeManifest {
+        LakeManifest {
+            format: FORMAT,
+            partitions: (0..partitions)
+                .map(|one| LakePartition::new(Partition(one)).position())
+                .collect(),
+            ..LakeManifest::default()
+        }
+    }
+
     pub fn read(bytes: &[u8]) -> Result<LakeManifest, UnusableManifest> {
         #[derive(Deserialize)]
         struct Head {

@@ -3,7 +3,8 @@
 //! [`Lake`] takes the changes of every partition in order and makes them visible in commits. A commit writes new data files, then
 //! replaces the manifest, which names all files and has the next offset of every partition. So a change is in the tables exactly
 //! once, wherever a process dies: files that no manifest names are removed at the next start, and the changes in them are read
-//! again. A file that a manifest has named is never written again.
+//! again. A file that a manifest has named is never written again. There is a manifest, of commit 0, before there is a data file: data
+//! files without one are those of a lake whose manifest was lost, and stay.
 //!
 //! Where nothing else keeps other processes from writing, the manifest does: it can only be replaced by a process that knows the
 //! newest one. Of two that write, the second one to commit ends, and nothing of what it has written is visible.
@@ -35,7 +36,7 @@ use crate::presence::{Offset, Partition};
 use crate::version;
 use iceberg::IcebergTables;
 use iceberg::positions::row_key;
-use manifest::{FORMAT, FileList, LakeFile, LakeManifest, LastChange, ReplacedFile, UnusableManifest, WHOLE};
+use manifest::{FileList, LakeFile, LakeManifest, LastChange, ReplacedFile, UnusableManifest, WHOLE};
 use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
@@ -63,6 +64,11 @@ pub enum Error {
     Storage { what: String, error: io::Error },
     #[error(transparent)]
     Manifest(#[from] UnusableManifest),
+    #[error(
+        "there is no manifest.json that could name {path}. Only the manifest says which files are those of the tables, so nothing was \
+         changed; put manifest.json back, from a backup for example, or name an empty directory or prefix with --to"
+    )]
+    NoManifest { path: String },
     #[error(
         "{path} is not what manifest.json says: {problem}; restore the lake from a backup, or make another one in an empty directory"
     )]
@@ -132,6 +138,10 @@ pub struct Lake<S: LakeStorage> {
     pending: Pending<S>,
     /// `None`: there are no tables of Iceberg.
     iceberg: Option<IcebergTables>,
+    /// A manifest is there, if only that of commit 0.
+    has_manifest: bool,
+    /// The files that a process left which was killed; `None` once they were removed.
+    left: Option<Vec<String>>,
     /// After a failure what is in memory is not what is committed.
     has_failed: bool,
     /// See [`OPEN_CHANGED_MAX`].
@@ -139,38 +149,67 @@ pub struct Lake<S: LakeStorage> {
 }
 
 impl<S: LakeStorage> Lake<S> {
-    /// Opens a lake of a log with so many partitions, or begins one. Returns also the files that a process left which was killed;
-    /// they are removed.
-    pub fn open(storage: S, partitions: u32) -> Result<(Lake<S>, Vec<String>), Error> {
+    /// Opens a lake of a log with so many partitions, or begins one. Writes and removes nothing: whether the log is that of the lake
+    /// is not known yet.
+    pub fn open(storage: S, partitions: u32) -> Result<Lake<S>, Error> {
         Lake::begin(storage, partitions, None)
     }
 
     /// Opens a lake whose tables are also those of Iceberg. `root` is the URI of the lake, without a slash at its end.
-    pub fn open_with_iceberg(storage: S, partitions: u32, root: String) -> Result<(Lake<S>, Vec<String>), Error> {
+    pub fn open_with_iceberg(storage: S, partitions: u32, root: String) -> Result<Lake<S>, Error> {
         Lake::begin(storage, partitions, Some(root))
     }
 
-    fn begin(mut storage: S, partitions: u32, root: Option<String>) -> Result<(Lake<S>, Vec<String>), Error> {
+    fn begin(mut storage: S, partitions: u32, root: Option<String>) -> Result<Lake<S>, Error> {
         let iceberg = root.map(|root| IcebergTables::begin(&mut storage, root));
         let iceberg = iceberg.transpose()?;
-        let manifest = newest(&mut storage, partitions)?;
-        let left = clean(&mut storage, &manifest)?;
+        let found = newest(&mut storage)?;
+        let has_manifest = found.is_some();
+        // What no commit has filled yet has no rows of another log.
+        let begun = found.filter(|manifest| manifest.commit > 0);
+        let manifest = begun.unwrap_or_else(|| LakeManifest::new(partitions));
+        if manifest.partitions.len() != partitions as usize {
+            return Err(Error::Partitions {
+                lake: manifest.partitions.len(),
+                log: partitions,
+            });
+        }
+        let left = left(&mut storage, &manifest)?;
         let mut lake = Lake {
             partitions: manifest.partitions.iter().map(LakePartition::at).collect(),
             manifest,
             storage,
             pending: Pending::default(),
             iceberg,
+            has_manifest,
+            left: Some(left),
             has_failed: false,
             open_changed_max: OPEN_CHANGED_MAX,
         };
         let rows = lake.iceberg.as_mut().map(|tables| &mut tables.rows);
         restore::open_intervals(&mut lake.storage, &lake.manifest, &mut lake.partitions, rows)?;
-        if let Some(tables) = &mut lake.iceberg {
-            tables.remove_after(&mut lake.storage, lake.manifest.commit)?;
-            tables.publish(&mut lake.storage, &lake.manifest)?;
+        Ok(lake)
+    }
+
+    /// Removes the files that a killed process left, and returns them; makes up for the metadata of Iceberg that it did not write. Done
+    /// once, when it is known that the log has what follows the manifest; at the latest it is the beginning of the first commit.
+    pub fn start(&mut self) -> Result<Vec<String>, Error> {
+        self.guarded(Lake::start_once)
+    }
+
+    fn start_once(&mut self) -> Result<Vec<String>, Error> {
+        let Some(left) = self.left.take() else {
+            return Ok(Vec::new());
+        };
+        for path in &left {
+            let removed = self.storage.remove(path);
+            removed.map_err(cannot(format!("remove {path}")))?;
         }
-        Ok((lake, left))
+        if let Some(tables) = &mut self.iceberg {
+            tables.remove_after(&mut self.storage, self.manifest.commit)?;
+            tables.publish(&mut self.storage, &self.manifest)?;
+        }
+        Ok(left)
     }
 
     /// Sets how many intervals begin or end until all that hold are written again, for tests.
@@ -280,6 +319,8 @@ impl<S: LakeStorage> Lake<S> {
         if self.pending.count == 0 {
             return Ok(false);
         }
+        self.start_once()?;
+        self.write_first_manifest()?;
         let pending = std::mem::take(&mut self.pending);
         if let Some(tables) = &mut self.iceberg {
             tables.rows.commit();
@@ -373,6 +414,22 @@ impl<S: LakeStorage> Lake<S> {
         self.publish(next, file, WHOLE)
     }
 
+    /// Writes the manifest of commit 0, which names no file, if there is no manifest. So data files without one are never those of a
+    /// first commit that was interrupted.
+    fn write_first_manifest(&mut self) -> Result<(), Error> {
+        if std::mem::replace(&mut self.has_manifest, true) {
+            return Ok(());
+        }
+        if write_manifest(&mut self.storage, &mut self.manifest)? == ManifestWrite::Done {
+            return Ok(());
+        }
+        match read_manifest(&mut self.storage)? {
+            // Another process is where this one is. The first to commit goes on.
+            Some(LakeManifest { commit: 0, .. }) => Ok(()),
+            _ => Err(overtaken(&mut self.storage)?),
+        }
+    }
+
     /// Joins the files of one list that are the first of their size.
     fn join_some(&mut self, now_ms: u64) -> Result<bool, Error> {
         let found = self
@@ -383,6 +440,7 @@ impl<S: LakeStorage> Lake<S> {
         let Some((list, range)) = found else {
             return Ok(false);
         };
+        self.start_once()?;
         let mut next = self.manifest.clone();
         let joined: Vec<LakeFile> = next.list_mut(list).drain(range.clone()).collect();
         let mut whole = TableFile::begin(&mut self.storage, list)?;
@@ -418,6 +476,7 @@ impl<S: LakeStorage> Lake<S> {
             .into_iter()
             .partition::<Vec<_>, _>(|file| file.at_ms + REPLACED_KEPT_MS <= now_ms);
         next.replaced = kept;
+        next.commit += 1;
         if write_manifest(&mut self.storage, &mut next)? == ManifestWrite::Outdated {
             return Err(overtaken(&mut self.storage)?);
         }
@@ -433,29 +492,20 @@ impl<S: LakeStorage> Lake<S> {
     }
 }
 
-/// Returns the newest manifest, or that of a new lake.
-fn newest<S: LakeStorage>(storage: &mut S, partitions: u32) -> Result<LakeManifest, Error> {
-    let manifest = match read_manifest(storage)? {
-        Some(manifest) => manifest,
-        None => match has_no_rows(storage) {
-            Ok(()) => LakeManifest {
-                format: FORMAT,
-                partitions: (0..partitions)
-                    .map(|one| LakePartition::new(Partition(one)).position())
-                    .collect(),
-                ..LakeManifest::default()
-            },
-            // Another process may have made the first manifest meanwhile.
-            Err(error) => read_manifest(storage)?.ok_or(error)?,
-        },
-    };
-    if manifest.partitions.len() != partitions as usize {
-        return Err(Error::Partitions {
-            lake: manifest.partitions.len(),
-            log: partitions,
-        });
+/// Returns the newest manifest, or `None` where nothing is yet.
+fn newest<S: LakeStorage>(storage: &mut S) -> Result<Option<LakeManifest>, Error> {
+    let found = read_manifest(storage)?;
+    if found.as_ref().is_some_and(|manifest| manifest.commit > 0) {
+        return Ok(found);
     }
-    Ok(manifest)
+    let Some(path) = not_of_first(storage, found.is_some())? else {
+        return Ok(found);
+    };
+    // Another process may have made it meanwhile.
+    match read_manifest(storage)? {
+        Some(manifest) if found.is_none() || manifest.commit > 0 => Ok(Some(manifest)),
+        _ => Err(Error::NoManifest { path }),
+    }
 }
 
 fn read_manifest<S: LakeStorage>(storage: &mut S) -> Result<Option<LakeManifest>, Error> {
@@ -463,9 +513,8 @@ fn read_manifest<S: LakeStorage>(storage: &mut S) -> Result<Option<LakeManifest>
     Ok(bytes.map(|bytes| LakeManifest::read(&bytes)).transpose()?)
 }
 
-/// Replaces the manifest by the next one.
+/// Replaces the manifest, and notes in it who has written it.
 fn write_manifest<S: LakeStorage>(storage: &mut S, manifest: &mut LakeManifest) -> Result<ManifestWrite, Error> {
-    manifest.commit += 1;
     version::VERSION.clone_into(&mut manifest.version);
     storage.writer().unwrap_or_default().clone_into(&mut manifest.writer);
     let bytes = serde_json::to_vec_pretty(manifest).map_err(io::Error::other);
@@ -498,18 +547,15 @@ fn replace(manifest: &mut LakeManifest, files: Vec<LakeFile>, now_ms: u64) {
     }));
 }
 
-/// Fails if a directory without a manifest has files that a lake's first commit cannot have left: the manifest was lost, perhaps
-/// by a copy that was cut, and the files may be all that there is of changes that the log no longer has.
-fn has_no_rows<S: LakeStorage>(storage: &mut S) -> Result<(), Error> {
-    let of_first = |path: &str| path.ends_with(PART) || path.contains("0000000001-0000000001-");
+/// Returns a file that a first commit cannot have left which was interrupted: the manifest was lost, perhaps by a copy that was cut,
+/// and the files may be all that there is of changes that the log no longer has.
+fn not_of_first<S: LakeStorage>(storage: &mut S, has_manifest: bool) -> Result<Option<String>, Error> {
+    let is_of_first = |path: &str| path.ends_with(PART) || (has_manifest && commit_of(path) == Some(1));
     let found = storage.list().map_err(cannot("list the files"))?;
-    match found.into_iter().find(|(path, _)| !of_first(path)) {
-        None => Ok(()),
-        Some((path, _)) => Err(Error::Damaged {
-            path: "manifest.json".to_owned(),
-            problem: format!("it is not there, but {path} is; put the manifest back, or use an empty directory"),
-        }),
+    if let Some((path, _)) = found.into_iter().find(|(path, _)| !is_of_first(path)) {
+        return Ok(Some(path));
     }
+    iceberg::first_file(storage)
 }
 
 /// Returns which files of a list are joined next: the oldest [`JOINED`] neighbours of one level that are not too large together,
@@ -530,11 +576,11 @@ fn to_join(files: &[LakeFile]) -> Option<std::ops::Range<usize>> {
     })
 }
 
-/// Removes the files that no manifest names, and returns them. Fails if one that is named is not there.
+/// Returns the files that no manifest names and that can be removed. Fails if one that is named is not there.
 ///
 /// The manifest of the commit in a file's name names it, or none does. So a file of the newest commit or an earlier one is named by no
 /// later manifest. One of a later commit may be of a process that is writing, unless there is no other.
-fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec<String>, Error> {
+fn left<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec<String>, Error> {
     let found: BTreeMap<String, u64> = storage.list().map_err(cannot("list the files"))?.into_iter().collect();
     let mut named: BTreeSet<&str> = manifest.replaced.iter().map(|file| &*file.path).collect();
     for file in manifest.lists().into_iter().flat_map(|(_, files)| files) {
@@ -551,14 +597,10 @@ fn clean<S: LakeStorage>(storage: &mut S, manifest: &LakeManifest) -> Result<Vec
     }
     let is_alone = storage.writer().is_none();
     let may_be_named = |path: &str| !is_alone && commit_of(path).is_none_or(|commit| commit > manifest.commit);
-    let left: Vec<String> = found
+    Ok(found
         .into_keys()
         .filter(|path| !named.contains(&**path) && !may_be_named(path))
-        .collect();
-    for path in &left {
-        storage.remove(path).map_err(cannot(format!("remove {path}")))?;
-    }
-    Ok(left)
+        .collect())
 }
 
 /// Opens a data file. Fails if its bytes are not those that were written: what Parquet reads of others may be rows that look right.

@@ -50,7 +50,7 @@ pub trait LakeStorage {
     /// of the machine from then on.
     fn replace(&mut self, path: &str, bytes: &[u8]) -> io::Result<ManifestWrite>;
 
-    /// Returns the manifest; none in a lake that has no commit yet.
+    /// Returns the manifest; `None` in a lake that has no file yet.
     fn manifest(&mut self) -> io::Result<Option<Vec<u8>>> {
         self.current(MANIFEST)
     }

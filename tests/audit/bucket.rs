@@ -120,7 +120,7 @@ fn whichever_request_a_process_dies_at_the_tables_in_the_bucket_are_the_fold() {
     let rows: usize = manifest.changes.iter().map(|file| file.rows as usize).sum();
     assert_eq!(rows, stories.iter().map(Vec::len).sum::<usize>());
     // What no manifest names is removed at the next start.
-    Lake::open(bucket.open(), 3).unwrap();
+    Lake::open(bucket.open(), 3).unwrap().start().unwrap();
     let found = bucket.open().list().unwrap();
     assert_eq!(
         found.iter().map(|(path, _)| path).collect::<BTreeSet<_>>(),
@@ -144,7 +144,7 @@ fn of_two_processes_each_manifest_has_one_winner_at_whichever_request_they_meet(
         let fate = Fate::new(steps, Event::Meeting(Box::new(meet)), false);
         let of_first = fate.clone();
         let first = || -> Result<(), Error> {
-            let (mut lake, _) = Lake::open(
+            let mut lake = Lake::open(
                 Fated {
                     inner: bucket.open(),
                     fate: of_first,
@@ -205,7 +205,7 @@ fn a_bucket_that_is_away_is_waited_for_and_a_lost_response_is_no_other_writer() 
     let (bucket, proxy, notices, storage) = weathered(&server);
     let seen = || std::mem::take(&mut *notices.lock().unwrap());
     proxy.set(Weather::Away);
-    let (mut lake, _) = Lake::open(storage, 3).unwrap();
+    let mut lake = Lake::open(storage, 3).unwrap();
     let notices = seen();
     assert!(notices[0].starts_with("away: read manifest.json, "), "{notices:?}");
     assert_eq!(notices[1..], ["back"]);

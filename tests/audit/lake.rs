@@ -335,7 +335,8 @@ pub fn one_life<S: LakeStorage>(
     open_changed_max: u64,
     now_ms: u64,
 ) -> Result<bool, Error> {
-    let (mut lake, _) = Lake::open(storage, 3)?;
+    let mut lake = Lake::open(storage, 3)?;
+    lake.start()?;
     lake.rewrite_open_after(open_changed_max);
     let is_new = take(&mut lake, stories, BATCH)?;
     lake.commit(now_ms)?;
@@ -699,7 +700,7 @@ fn what_cannot_be_a_lake_says_why_and_is_left_as_it_is() {
     std::fs::remove_file(to.join("manifest.json")).unwrap();
     let rest = || std::fs::read_dir(to.join("intervals")).unwrap().count();
     let before = rest();
-    refused(&to, directory.path(), &["--once"], "put the manifest back");
+    refused(&to, directory.path(), &["--once"], "put manifest.json back");
     assert!(before > 0 && rest() == before);
 }
 

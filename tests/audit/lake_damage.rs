@@ -1,9 +1,12 @@
 //! `rollcall lake` where its files are not as it left them: it says so, and removes and writes nothing.
 
 use super::analytics::output;
-use super::lake::{in_memory, is_the_fold, lake, log_of, manifest, moved, once, one_life, stories, take};
+use super::bucket::Bucket;
+use super::lake::{
+    Event, Fate, Fated, in_memory, is_the_fold, lake, log_of, manifest, moved, once, one_life, stories, take,
+};
 use rollcall::lake::manifest::LakeFile;
-use rollcall::lake::storage::LakeDirectory;
+use rollcall::lake::storage::{LakeDirectory, LakeStorage as _};
 use rollcall::lake::{Error, Lake};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,7 +84,7 @@ fn a_lake_joins_no_file_whose_bytes_have_changed() {
     let stories = stories();
     let directory = in_memory();
     let at = directory.path();
-    let (mut lake, _) = Lake::open(LakeDirectory::open(at).unwrap(), 3).unwrap();
+    let mut lake = Lake::open(LakeDirectory::open(at).unwrap(), 3).unwrap();
     let commit = |lake: &mut Lake<LakeDirectory>| {
         assert!(take(lake, &stories, 2).unwrap() && lake.commit(1_000).unwrap());
     };
@@ -127,4 +130,105 @@ fn a_lake_process_that_reads_a_damaged_file_ends_and_names_it() {
         manifest(&to).unwrap().changes.iter().map(|file| file.rows).sum::<u64>(),
         30
     );
+}
+
+#[test]
+fn a_lake_without_its_manifest_stays_as_it_is() {
+    let changes = &stories()[1];
+    let directory = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    drop(log_of(other.path(), &[]));
+    drop(log_of(directory.path(), &changes[..20]));
+    // One commit, as the first one that is interrupted would leave it; the same with metadata of Iceberg; and these alone.
+    for (name, more, files_only) in [
+        ("one", &[][..], true),
+        ("iceberg", &["--iceberg"][..], true),
+        ("metadata", &["--iceberg"][..], false),
+    ] {
+        let to = directory.path().join(name);
+        output(
+            lake(&to, directory.path(), &["--once"])
+                .args(more)
+                .stderr(Stdio::piped()),
+        );
+        assert_eq!(manifest(&to).unwrap().commit, 1);
+        std::fs::remove_file(to.join("manifest.json")).unwrap();
+        if !files_only {
+            let is_data = |path: &PathBuf| path.extension().is_some_and(|one| one == "parquet");
+            for path in files(&to).into_keys().filter(|path| is_data(path)) {
+                std::fs::remove_file(path).unwrap();
+            }
+        }
+        for data in [other.path(), directory.path()] {
+            let error = refused(&to, data, &[]);
+            for part in [
+                "there is no manifest.json that could name",
+                "nothing was changed",
+                "put manifest.json back",
+            ] {
+                assert!(error.contains(part), "{error}");
+            }
+        }
+    }
+}
+
+#[test]
+fn a_lake_in_a_bucket_without_its_manifest_stays_as_it_is() {
+    let stories = stories();
+    let bucket = Bucket::in_memory();
+    assert!(one_life(bucket.open(), &stories, 0, 1_000).unwrap());
+    bucket.open().remove("manifest.json").unwrap();
+    let before = bucket.open().list().unwrap();
+    assert!(!before.is_empty());
+    let error = Lake::open(bucket.open(), 3).err().unwrap();
+    assert!(matches!(error, Error::NoManifest { .. }), "{error}");
+    assert_eq!(bucket.open().list().unwrap(), before);
+}
+
+#[test]
+fn a_lake_whose_manifest_was_put_back_keeps_later_files_until_the_log_is_known_to_have_their_changes() {
+    let changes = &stories()[1];
+    let directory = tempfile::tempdir().unwrap();
+    let other = tempfile::tempdir().unwrap();
+    drop(log_of(other.path(), &[]));
+    let log = log_of(directory.path(), &changes[..20]);
+    for more in [&[][..], &["--iceberg"][..]] {
+        let to = directory.path().join(format!("lake{}", more.len()));
+        let rows = || manifest(&to).unwrap().changes.iter().map(|file| file.rows).sum::<u64>();
+        output(
+            lake(&to, directory.path(), &["--once"])
+                .args(more)
+                .stderr(Stdio::piped()),
+        );
+        let kept = std::fs::read(to.join("manifest.json")).unwrap();
+        let had = rows();
+        changes[had as usize..][..10]
+            .iter()
+            .for_each(|one| log.commit(&moved(one)));
+        once(&to, directory.path());
+        std::fs::write(to.join("manifest.json"), kept).unwrap();
+        assert!(refused(&to, other.path(), more).contains("this is another log"));
+        assert_eq!(rows(), had);
+        once(&to, directory.path());
+        assert_eq!(rows(), had + 10);
+    }
+}
+
+#[test]
+fn a_lake_that_has_begun_and_has_no_commit_may_become_one_of_another_log() {
+    let stories = stories();
+    let directory = in_memory();
+    let at = directory.path();
+    // It dies when a data file was published.
+    let fate = Fate::new(30, Event::Death { is_after: true }, true);
+    let inner = LakeDirectory::open(at).unwrap();
+    one_life(Fated { inner, fate }, &stories, 0, 1_000).unwrap_err();
+    assert_eq!(manifest(at).unwrap().commit, 0);
+    let left = LakeDirectory::open(at).unwrap().list().unwrap();
+    assert!(left.iter().any(|(path, _)| path.ends_with(".parquet")), "{left:?}");
+    let mut lake = Lake::open(LakeDirectory::open(at).unwrap(), 2).unwrap();
+    assert_eq!(lake.start().unwrap().len(), left.len());
+    assert!(take(&mut lake, &stories[..2], 3).unwrap() && lake.commit(1_000).unwrap());
+    is_the_fold(at, &stories[..2]);
+    assert_eq!(manifest(at).unwrap().commit, 1);
 }

@@ -117,7 +117,7 @@ fn drop_before(topic: &SharedTopic, start: u64) {
 
 fn follower(topic: &SharedTopic, directory: &std::path::Path) -> LakeFollower<LakeDirectory> {
     let reader = Box::new(TopicReader(topic.clone()));
-    let (lake, _) = Lake::open(LakeDirectory::open(directory).unwrap(), 1).unwrap();
+    let lake = Lake::open(LakeDirectory::open(directory).unwrap(), 1).unwrap();
     LakeFollower::new(reader, Schemas::default(), lake, Trouble::default(), Behind::default())
 }
 

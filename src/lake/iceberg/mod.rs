@@ -72,9 +72,14 @@ fn hint(folder: &str) -> String {
 
 /// Whether a lake has metadata, which then have to be kept up to date.
 pub fn is_begun<S: LakeStorage>(storage: &mut S) -> Result<bool, Error> {
+    Ok(first_file(storage)?.is_some())
+}
+
+/// Returns a file of metadata, if there is one.
+pub(super) fn first_file<S: LakeStorage>(storage: &mut S) -> Result<Option<String>, Error> {
     let found = storage.list_metadata().map_err(cannot("list the metadata"))?;
     let is_ours = |path: &String| path.rsplit('/').next().and_then(named_commit).is_some();
-    Ok(found.iter().any(is_ours))
+    Ok(found.into_iter().find(is_ours))
 }
 
 /// Returns the commit in the name of a file of metadata, and its time if that is there too; `None` if no lake gave that name.
