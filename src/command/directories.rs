@@ -57,6 +57,26 @@ pub fn apart(data: &Path, checkpoints: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fails if a directory that a flag names for files of another kind is the data directory of a server, or within it. Symbolic links are
+/// followed.
+pub fn outside_of_servers(flag: &str, directory: &Path) -> anyhow::Result<()> {
+    let directory = resolved(directory);
+    if let Some(data) = directory.ancestors().find(|one| is_of_server(one)) {
+        bail!(
+            "{flag} names {}, but {} is the data directory of a server, which needs it for itself; name a directory outside of it",
+            directory.display(),
+            data.display()
+        );
+    }
+    Ok(())
+}
+
+/// Whether a server has used a directory as its data directory.
+fn is_of_server(directory: &Path) -> bool {
+    let has = |name: &str| directory.join(name).is_dir();
+    directory.join("lock").is_file() && (has("log") || has("store"))
+}
+
 /// Returns an absolute path. Symbolic links are resolved in the part that exists.
 fn resolved(path: &Path) -> PathBuf {
     let absolute = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
@@ -79,6 +99,37 @@ mod tests {
     use super::*;
     use std::fs::create_dir_all;
     use std::os::unix::fs::symlink;
+
+    #[test]
+    fn files_of_another_kind_are_outside_of_the_data_directories_of_servers() {
+        let home = tempfile::tempdir().unwrap();
+        let at = |name: &str| home.path().join(name);
+        for name in ["local/log", "kafka/store/0", "other/log", "lake"] {
+            create_dir_all(at(name)).unwrap();
+        }
+        for name in ["local/lock", "kafka/lock", "lake/lock"] {
+            std::fs::write(at(name), "").unwrap();
+        }
+        symlink(at("local/log"), at("link")).unwrap();
+        for name in [
+            "local",
+            "local/log",
+            "local/new/lake",
+            "kafka",
+            "kafka/store/0",
+            "link",
+            "other/../local/x",
+        ] {
+            let error = outside_of_servers("--to", &at(name)).unwrap_err().to_string();
+            assert!(
+                error.contains("--to") && error.contains("is the data directory of a server"),
+                "{error}"
+            );
+        }
+        for name in ["", "other", "other/log", "lake", "lake/new", "local-lake"] {
+            outside_of_servers("--to", &at(name)).unwrap();
+        }
+    }
 
     #[test]
     fn checkpoints_are_neither_within_the_data_directory_nor_around_it() {

@@ -11,7 +11,7 @@ mod tests;
 use super::audit::source::change_of;
 use super::cluster::Cluster;
 use super::remote::printed;
-use super::{log, logging, status};
+use super::{directories, log, logging, status};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::units::{Seconds, Span};
 use crate::config::{LogFormat, LogLevel, SecretUrl, address};
@@ -26,6 +26,7 @@ use crate::registry::{self, Schemas};
 use crate::topics::Topic;
 use anyhow::{Context as _, anyhow, bail};
 use behind::Behind;
+use clap::builder::NonEmptyStringValueParser;
 use location::LakeLocation;
 use std::collections::{BTreeMap, BTreeSet};
 use std::io::{ErrorKind, Write as _};
@@ -58,7 +59,7 @@ const UNREAD_MAX_MS: u64 = 10_000;
 #[derive(clap::Args, Debug)]
 pub struct Args {
     /// The lake: a directory, as a path or as file:///DIRECTORY, or s3://BUCKET/PREFIX with the variables AWS_… as for checkpoints
-    #[arg(long, value_name = "URL", env = "ROLLCALL_LAKE_TO")]
+    #[arg(long, value_name = "URL", env = "ROLLCALL_LAKE_TO", value_parser = NonEmptyStringValueParser::new())]
     to: String,
     /// The longest time until a change that was read is visible, 1 to 30 seconds
     #[arg(long, value_name = "S", env = "ROLLCALL_LAKE_EVERY", default_value_t = Span(10_000))]
@@ -137,6 +138,7 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
     };
     match location {
         LakeLocation::Directory(root) => {
+            directories::outside_of_servers("--to", &root)?;
             let storage = LakeDirectory::open(&root);
             let storage = storage.with_context(|| format!("cannot use {} as a lake", root.display()))?;
             process.run(storage, || location::directory_uri(&root))

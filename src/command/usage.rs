@@ -158,6 +158,9 @@ fn value_refused(error: &clap::Error, arg: &Arg, arguments: &[String]) -> String
         .get_help()
         .map_or(String::new(), |help| format!("; {flag} is: {help}"));
     if let Some(allowed) = text(error, ContextKind::ValidValue) {
+        if allowed.is_empty() {
+            return format!("{input}: the value is empty{takes}");
+        }
         let meant = text(error, ContextKind::SuggestedValue);
         let meant = meant.map_or(String::new(), |meant| format!("; did you mean {meant:?}?"));
         return format!("{input}: {value} is not one of {allowed}{meant}");

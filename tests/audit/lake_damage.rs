@@ -5,6 +5,8 @@ use super::bucket::Bucket;
 use super::lake::{
     Event, Fate, Fated, in_memory, is_the_fold, lake, log_of, manifest, moved, once, one_life, stories, take,
 };
+use super::served;
+use crate::server::{ANYWHERE, Server, rollcall};
 use rollcall::lake::manifest::LakeFile;
 use rollcall::lake::storage::{LakeDirectory, LakeStorage as _};
 use rollcall::lake::{Error, Lake};
@@ -231,4 +233,54 @@ fn a_lake_that_has_begun_and_has_no_commit_may_become_one_of_another_log() {
     assert!(take(&mut lake, &stories[..2], 3).unwrap() && lake.commit(1_000).unwrap());
     is_the_fold(at, &stories[..2]);
     assert_eq!(manifest(at).unwrap().commit, 1);
+}
+
+#[test]
+fn a_lake_is_not_made_in_a_place_that_is_not_meant() {
+    let (directory, data) = served();
+    drop(Server::start(&data, ANYWHERE, &[], &[]));
+    let to_data = |to: &Path| refused(to, &data, &[]);
+    for to in [data.clone(), data.join("log")] {
+        let error = to_data(&to);
+        assert!(error.contains("is the data directory of a server"), "{error}");
+    }
+    // Nothing was made in the working directory.
+    let work = directory.path().join("work");
+    std::fs::create_dir(&work).unwrap();
+    let out = ["audit", "export", "--changes", "--out"];
+    for (arguments, flag) in [
+        (&["lake", "--once", "--to"][..], "--to"),
+        (&out[..], "--out"),
+        (&["log", "changes", "--data"][..], "--data"),
+    ] {
+        let mut command = rollcall(arguments);
+        let output = command.arg("").current_dir(&work).output().unwrap();
+        let error = String::from_utf8(output.stderr).unwrap();
+        assert_eq!(output.status.code(), Some(2), "{error}");
+        assert!(
+            error.starts_with(&format!("error: {flag}: the value is empty; {flag} is: ")),
+            "{error}"
+        );
+    }
+    let mut command = rollcall(&["lake", "--once"]);
+    let output = command.env("ROLLCALL_LAKE_TO", "").current_dir(&work).output().unwrap();
+    let error = String::from_utf8(output.stderr).unwrap();
+    assert!(
+        error.starts_with("error: ROLLCALL_LAKE_TO (--to): the value is empty; "),
+        "{error}"
+    );
+    assert!(files(&work).is_empty() && std::fs::read_dir(&work).unwrap().count() == 0);
+    let output = audit_export(&data.join("log"), &data);
+    assert!(
+        output.contains("--out names") && output.contains("is the data directory of a server"),
+        "{output}"
+    );
+}
+
+/// Exports changes, which fails, and returns what it says.
+fn audit_export(out: &Path, data: &Path) -> String {
+    let mut command = rollcall(&["audit", "export", "--changes", "--out"]);
+    let output = command.arg(out).arg("--data").arg(data).output().unwrap();
+    assert_eq!(output.status.code(), Some(2));
+    String::from_utf8(output.stderr).unwrap()
 }

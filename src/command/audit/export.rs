@@ -13,6 +13,7 @@ use super::source::{AuditSource, NO_FILE, SourceFlags};
 use crate::audit::export::intervals::{EndedInterval, KeptInterval, OpenIntervals};
 use crate::audit::export::tables::{CHANGES, EVENTS, INTERVALS, change_row, event_row, interval_row};
 use crate::audit::export::{Cell, Day, ExportColumn, FileFormat};
+use crate::command::directories;
 use crate::log::Range;
 use crate::presence::change::{Change, OutputId};
 use crate::presence::{LogTime, Offset, Partition};
@@ -106,6 +107,7 @@ struct PartitionSummary {
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let exported = exported(args)?;
+    directories::outside_of_servers("--out", &args.out)?;
     let source = args.source.checked()?;
     let written = source.each_partition(|source, partition| {
         match export_partition(args, exported, source, partition) {
