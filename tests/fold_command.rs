@@ -75,6 +75,40 @@ fn a_line_that_is_no_record_ends_the_run_after_what_came_before_and_names_the_li
 }
 
 #[test]
+fn a_line_that_cannot_be_read_is_named_once_and_explained() {
+    for (line, expected) in [
+        (
+            "\u{feff}{}",
+            "line 2 is not a record, because: it begins with a byte order mark (U+FEFF)",
+        ),
+        (
+            r#"{"offset":2,"ts":2,"type":"connect","user":"\ud83d"}"#,
+            "line 2 is not a record, because: it has half of a pair of surrogates before column",
+        ),
+        (
+            r#"{"offset":2,"ts":2,"type":"connect","user":"\ude00\ud83d"}"#,
+            "line 2 is not a record, because: it has half of a pair of surrogates before column",
+        ),
+        ("offset", "line 2 is not a record, because: expected value, in column 1"),
+    ] {
+        let output = fold(&[], format!("{LOGIN}\n{line}\n").as_bytes());
+        let said = text(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{said}");
+        assert!(said.contains(expected) && !said.contains("line 1"), "{said}");
+    }
+}
+
+#[test]
+fn a_directory_in_the_place_of_events_is_named() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let named = directory.path().to_str().expect("UTF-8");
+    let output = fold(&[named], b"");
+    assert_eq!(output.status.code(), Some(2));
+    let expected = format!("cannot read {named}: it is a directory; name a file");
+    assert!(text(&output.stderr).contains(&expected), "{}", text(&output.stderr));
+}
+
+#[test]
 fn a_line_without_an_end_is_not_gathered_in_memory() {
     let mut input = format!("{LOGIN}\n").into_bytes();
     input.resize(input.len() + (17 << 20), b' ');

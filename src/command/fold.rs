@@ -70,7 +70,7 @@ pub fn run(args: Args) -> anyhow::Result<()> {
     let output = io::BufWriter::with_capacity(1 << 16, io::stdout().lock());
     let folded = match &args.file {
         Some(file) => {
-            let input = std::fs::File::open(file).with_context(|| format!("cannot read {}", file.display()))?;
+            let input = super::open_file(file)?;
             fold(setting, io::BufReader::with_capacity(1 << 16, input), output)
         }
         None => fold(setting, io::stdin().lock(), output),

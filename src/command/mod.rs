@@ -38,9 +38,21 @@ pub mod webhook;
 
 use crate::presence::state::HashSeed;
 use crate::tasks;
+use anyhow::{Context as _, bail};
+use std::fs::File;
 use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::path::{Path, PathBuf};
+
+/// Opens a file to read it. The error has its name, also if it is a directory.
+pub fn open_file(path: &Path) -> anyhow::Result<File> {
+    let cannot = || format!("cannot read {}", path.display());
+    let file = File::open(path).with_context(cannot)?;
+    if file.metadata().with_context(cannot)?.is_dir() {
+        bail!("{}: it is a directory; name a file", cannot());
+    }
+    Ok(file)
+}
 
 /// Returns the directory of the embedded log within a data directory.
 pub fn log_directory(data: &Path) -> PathBuf {

@@ -22,6 +22,8 @@ pub struct InputLine<'a> {
 pub enum LineError {
     #[error("{0}")]
     Json(String),
+    #[error("it begins with a byte order mark (U+FEFF), which is not part of JSON; write the file as UTF-8 without it")]
+    ByteOrderMark,
     #[error("`{0}` must be an integer from 0 to {1}")]
     Position(&'static str, u64),
 }
@@ -30,13 +32,31 @@ impl From<serde_json::Error> for LineError {
     fn from(error: serde_json::Error) -> LineError {
         LineError::Json(match error.classify() {
             Category::Eof => format!("its JSON ends too early, in column {}", error.column()),
-            _ => error.to_string(),
+            _ => words(&error),
         })
+    }
+}
+
+/// Returns what is wrong, and in which column: the number of the line is known to the caller alone.
+fn words(error: &serde_json::Error) -> String {
+    let column = error.column();
+    let text = error.to_string();
+    let text = text.split(" at line 1 column ").next().unwrap_or_default();
+    match text {
+        "lone leading surrogate in hex escape" | "unexpected end of hex escape" => {
+            format!(
+                "it has half of a pair of surrogates before column {column}; \\ud800 to \\udfff only stand for letters in pairs"
+            )
+        }
+        text => format!("{text}, in column {column}"),
     }
 }
 
 /// Reads one line: an event with `offset` and `ts` beside its fields.
 pub fn read_line(line: &str) -> Result<InputLine<'_>, LineError> {
+    if line.starts_with('\u{feff}') {
+        return Err(LineError::ByteOrderMark);
+    }
     let mut reader = serde_json::Deserializer::from_str(line);
     let seen = Seen {
         event: 0,

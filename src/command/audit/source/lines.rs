@@ -1,6 +1,7 @@
 //! Files that `rollcall log` printed, line by line.
 
 use crate::command::audit::interrupt::check_interrupted;
+use crate::command::open_file;
 use anyhow::{Context as _, bail};
 use std::fs::File;
 use std::io::{BufRead as _, BufReader};
@@ -17,7 +18,7 @@ pub struct Lines {
 
 impl Lines {
     pub fn open(path: &Path) -> anyhow::Result<Lines> {
-        let file = File::open(path).with_context(|| format!("cannot read {}", path.display()))?;
+        let file = open_file(path)?;
         Ok(Lines {
             path: path.to_owned(),
             reader: BufReader::with_capacity(1 << 16, file),
