@@ -41,6 +41,13 @@ pub fn meaning(dir: &Path, error: &rocksdb::Error) -> Meaning {
     }
 }
 
+/// Returns whether the error only says that there is a write-ahead log: the error of opening a database without one, after
+/// all its other files were found whole.
+pub fn is_of_the_write_ahead_log(error: &rocksdb::Error) -> bool {
+    let text: &str = error.as_ref();
+    error.kind() == ErrorKind::Corruption && text.contains("error_if_wal_file_exists")
+}
+
 fn is_of_the_lock(text: &str) -> bool {
     text.contains("While lock file") || text.contains("lock hold by current process")
 }

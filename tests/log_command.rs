@@ -346,6 +346,50 @@ fn what_does_not_exist_is_an_error() {
     assert!(!log.exists(), "looking makes nothing");
 }
 
+#[test]
+fn of_a_damaged_log_there_is_no_answer() {
+    let house = House::new();
+    house.fill();
+    let House { data, log, .. } = house;
+    drop(log);
+    let files = std::fs::read_dir(data.path().join("log")).unwrap();
+    let ahead = files
+        .map(|file| file.unwrap().path())
+        .filter(|path| path.extension().is_some_and(|kind| kind == "log"))
+        .max_by_key(|path| path.metadata().unwrap().len())
+        .unwrap();
+    let bytes = std::fs::read(&ahead).unwrap();
+    std::fs::write(&ahead, &bytes[..bytes.len() / 2]).unwrap();
+    let tables = data.path().join("tables");
+    let tables = tables.to_str().unwrap();
+    let questions: [&[&str]; 10] = [
+        &["log", "changes"],
+        &["log", "events"],
+        &["log", "incidents"],
+        &["audit", "at", "-1s"],
+        &["audit", "history", "user-1"],
+        &["audit", "why", "user-1"],
+        &["audit", "heads"],
+        &["audit", "verify"],
+        &["audit", "incidents"],
+        &["lake", "--once", "--to", tables],
+    ];
+    for question in questions {
+        let said = complaint(rollcall(question).arg("--data").arg(data.path()).output().unwrap());
+        let log = data.path().join("log");
+        assert!(
+            said.contains(&format!("the log in {} is damaged", log.display())),
+            "{question:?}: {said}"
+        );
+    }
+    let serve = rollcall(&["serve", "--listen", ANYWHERE])
+        .arg("--data")
+        .arg(data.path())
+        .output();
+    let said = complaint(serve.unwrap());
+    assert!(said.contains("is damaged"), "{said}");
+}
+
 /// A follower whose lines come over a channel.
 fn follow(house: &House, arguments: &[&str]) -> (Child, mpsc::Receiver<String>) {
     let mut child = house

@@ -98,6 +98,15 @@ fn cut(path: &Path, keep: impl Fn(usize) -> usize) {
     std::fs::write(path, &bytes[..keep(bytes.len())]).unwrap();
 }
 
+fn copy_of(dir: &Path) -> tempfile::TempDir {
+    let copy = tempfile::tempdir().unwrap();
+    for entry in std::fs::read_dir(dir).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.path().join(path.file_name().unwrap())).unwrap();
+    }
+    copy
+}
+
 fn largest(files: Vec<PathBuf>) -> PathBuf {
     let size = |path: &PathBuf| path.metadata().unwrap().len();
     files.into_iter().max_by_key(size).expect("there is such a file")
@@ -160,6 +169,85 @@ fn a_table_file_that_is_cut_or_gone_is_refused() {
     refused_as_damaged(dir.path());
     std::fs::remove_file(&table).unwrap();
     refused_as_damaged(dir.path());
+}
+
+/// The owner is asked last, since it writes.
+#[track_caller]
+fn refused_to_all(dir: &Path) {
+    let text = LocalLog::follow(dir).err().expect("it is not followed").to_string();
+    assert!(text.contains("is damaged"), "{text}");
+    assert!(text.contains(&dir.display().to_string()), "{text}");
+    assert!(text.contains("Restore the directory from a copy"), "{text}");
+    refused_as_damaged(dir);
+}
+
+#[test]
+fn who_looks_on_at_a_log_with_a_file_that_is_cut_or_gone_is_refused_like_its_owner() {
+    let dir = tempfile::tempdir().unwrap();
+    a_log_in_files(dir.path());
+    LocalLog::follow(dir.path()).unwrap();
+    let tables = files(dir.path(), "sst");
+    assert!(tables.len() > 2, "{tables:?}");
+    // With and without the claim of how far the log reached.
+    for has_claim in [true, false] {
+        for table in &tables {
+            for is_cut in [true, false] {
+                let harmed = copy_of(dir.path());
+                let table = harmed.path().join(table.file_name().unwrap());
+                match is_cut {
+                    true => cut(&table, |size| size - 500),
+                    false => std::fs::remove_file(&table).unwrap(),
+                }
+                if !has_claim {
+                    std::fs::remove_file(harmed.path().join("ENDS")).unwrap();
+                }
+                refused_to_all(harmed.path());
+            }
+        }
+    }
+}
+
+#[test]
+fn who_looks_on_at_a_log_that_lost_its_end_is_refused_like_its_owner() {
+    let keeps: [fn(usize) -> usize; 3] = [|size| size - 200, |size| size / 2, |_| 0];
+    for keep in keeps {
+        let dir = tempfile::tempdir().unwrap();
+        a_log_in_files(dir.path());
+        cut(&largest(files(dir.path(), "log")), keep);
+        refused_to_all(dir.path());
+    }
+    // Events that were folded are missed without any claim too.
+    let dir = tempfile::tempdir().unwrap();
+    let log = open(dir.path());
+    append_values(&log, &["a", "b", "c"]);
+    log.take_up(P).unwrap().commit(&commit_of(3, &["c"], &[])).unwrap();
+    drop(log);
+    let families = ["default", "events", "changes", "kicks", "quarantine"];
+    let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), dir.path(), families).unwrap();
+    let events = db.cf_handle("events").unwrap();
+    db.delete_cf(events, b"\0\0\0\x01\0\0\0\0\0\0\0\0").unwrap();
+    drop(db);
+    std::fs::remove_file(dir.path().join("ENDS")).unwrap();
+    refused_to_all(dir.path());
+}
+
+#[test]
+fn a_log_that_lost_what_a_log_begins_with_is_damaged_and_not_something_else() {
+    // Everything is in the write-ahead log.
+    let dir = tempfile::tempdir().unwrap();
+    append_values(&open(dir.path()), &["a"]);
+    let harmed = copy_of(dir.path());
+    std::fs::remove_file(largest(files(harmed.path(), "log"))).unwrap();
+    refused_to_all(harmed.path());
+    // The manifest ends with the column families.
+    let is_manifest = |path: &PathBuf| path.file_name().unwrap().to_string_lossy().starts_with("MANIFEST-");
+    for lost in [40, 80, 120, 160] {
+        let harmed = copy_of(dir.path());
+        let all = std::fs::read_dir(harmed.path()).unwrap();
+        let manifest = all.map(|entry| entry.unwrap().path()).find(is_manifest);
+        cut(&manifest.unwrap(), |size| size - lost);
+        refused_to_all(harmed.path());
+    }
 }
 
 #[test]
@@ -247,7 +335,7 @@ fn a_log_that_lost_the_file_rocksdb_begins_with_is_not_made_anew() {
     let dir = tempfile::tempdir().unwrap();
     a_log_in_files(dir.path());
     std::fs::remove_file(dir.path().join("CURRENT")).unwrap();
-    refused_as_damaged(dir.path());
+    refused_to_all(dir.path());
 }
 
 #[test]
@@ -260,11 +348,7 @@ fn a_torn_end_that_was_never_durable_is_passed_over() {
     // The machine dies: files are left as they are, and less of what was not synced.
     let mut changes = Vec::new();
     for lost in [0, 1, 60, 150] {
-        let left = tempfile::tempdir().unwrap();
-        for entry in std::fs::read_dir(dir.path()).unwrap() {
-            let path = entry.unwrap().path();
-            std::fs::copy(&path, left.path().join(path.file_name().unwrap())).unwrap();
-        }
+        let left = copy_of(dir.path());
         cut(&largest(files(left.path(), "log")), |size| size - lost);
         let log = open(left.path());
         assert_eq!(values(&log, Topic::Events, 0), ["a", "b", "c"]);

@@ -51,6 +51,31 @@ fn a_follower_reads_while_another_process_writes() {
 }
 
 #[test]
+fn a_log_that_is_written_and_dropped_from_is_never_taken_for_damaged() {
+    let dir = tempfile::tempdir().unwrap();
+    let mut child = spawn_child("child_appends_and_drops_for_ever", dir.path());
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut followed = 0;
+    for line in lines.map_while(Result::ok) {
+        let Some(offset) = line.strip_prefix("acknowledged ") else {
+            continue;
+        };
+        let sure = offset.parse().unwrap();
+        let reader = LocalLog::follow(dir.path()).unwrap();
+        let range = reader.range(Topic::Events, P).unwrap();
+        assert!(range.end > Offset(sure), "{range:?}, {sure} is acknowledged");
+        followed += 1;
+        if followed == 100 {
+            break;
+        }
+    }
+    child.kill().unwrap();
+    child.wait().unwrap();
+    assert_eq!(followed, 100);
+    LocalLog::follow(dir.path()).unwrap();
+}
+
+#[test]
 fn a_follower_sees_that_records_are_gone() {
     let dir = tempfile::tempdir().unwrap();
     let log = LocalLog::open(dir.path(), keeping(None, Some(1)), clock()).unwrap();

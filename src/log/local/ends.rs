@@ -14,9 +14,14 @@ use std::fs::{File, OpenOptions};
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::{Mutex, PoisonError};
+use std::time::Duration;
 
 const NAME: &str = "ENDS";
 const MAGIC: &[u8; 8] = b"rc-ends1";
+
+/// How often a file that is torn is read again before it is left alone, and how long after.
+const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(1);
 
 /// The ends of every partition's sequences, in the order of [`Topic::number`].
 pub(super) type Ends = Vec<[u64; Topic::ALL.len()]>;
@@ -39,17 +44,21 @@ impl EndsFile {
 
     /// What the file claims; None if it is not there or torn.
     pub fn read(dir: &Path) -> std::io::Result<Option<Ends>> {
-        match std::fs::read(EndsFile::path(dir)) {
-            Ok(bytes) => {
-                let claimed = decode(&bytes);
-                if claimed.is_none() {
-                    tracing::warn!(dir = %dir.display(), "the file {NAME} of the log is torn and claims nothing");
+        // Who looks on may read it while its owner writes it.
+        for _ in 0..ATTEMPTS {
+            match std::fs::read(EndsFile::path(dir)) {
+                Ok(bytes) => {
+                    if let Some(claimed) = decode(&bytes) {
+                        return Ok(Some(claimed));
+                    }
                 }
-                Ok(claimed)
+                Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
+                Err(error) => return Err(error),
             }
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(error),
+            std::thread::sleep(PAUSE);
         }
+        tracing::warn!(dir = %dir.display(), "the file {NAME} of the log is torn and claims nothing");
+        Ok(None)
     }
 
     /// Opens or makes the file with these ends, which are those of the log as it was found.

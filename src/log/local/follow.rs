@@ -5,17 +5,18 @@
 //! is durable, since the owner's sync is not visible from outside: good for people and tools that look on, not for a
 //! fold.
 
-use super::opening::{Purpose, partitions_of};
-use super::tables::{Damage, Mode, Tables, not_opened};
-use super::{incidents, keys, shard};
+use super::tables::{Damage, Tables};
+use super::{incidents, keys, opening, shard};
 use crate::log::{Error, Limit, Position, Range, Reader, Record, UnreadablePosition};
 use crate::presence::{Offset, Partition};
 use crate::topics::Topic;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
 
 /// The owner may remove a file that is just being opened; then it is tried again.
 const ATTEMPTS: usize = 10;
+const PAUSE: Duration = Duration::from_millis(20);
 
 /// A view of a log in a directory, as of the last refresh.
 pub struct LocalReader {
@@ -33,20 +34,26 @@ struct Notes {
 impl LocalReader {
     pub(super) fn open(dir: &Path) -> Result<LocalReader, Error> {
         if !dir.join("CURRENT").exists() {
+            if dir.is_dir() {
+                opening::judge_files(dir)?;
+            }
             return Err(Error::Open(format!("there is no log in {}", dir.display()).into()));
         }
         let notes = Notes::make()?;
         let mut attempt = 1;
-        let tables = loop {
-            match Tables::open(dir, Mode::Follow(&notes.dir)) {
-                Ok(tables) => break tables,
-                Err(error) if attempt == ATTEMPTS => return Err(not_opened(dir, &error)),
-                Err(_) => attempt += 1,
+        let (tables, partitions) = loop {
+            match opening::follow(dir, &notes.dir) {
+                Ok(opened) => break opened,
+                Err(error) if attempt == ATTEMPTS => return Err(error),
+                Err(_) => {
+                    attempt += 1;
+                    std::thread::sleep(PAUSE);
+                }
             }
         };
         drop(notes);
         Ok(LocalReader {
-            partitions: partitions_of(dir, &tables, Purpose::Reading)?,
+            partitions,
             tables,
             dir: dir.to_owned(),
         })

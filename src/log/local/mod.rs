@@ -203,7 +203,8 @@ impl LocalLog {
         })
     }
 
-    /// Looks on at the log in a directory, which another process may own and be writing.
+    /// Looks on at the log in a directory, which another process may own and be writing. A log that its owner would
+    /// refuse as damaged is an error here too.
     pub fn follow(dir: &Path) -> Result<LocalReader, Error> {
         LocalReader::open(dir)
     }

@@ -61,8 +61,8 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Res
         .map_err(damaged)?
         .is_none()
     {
-        if !tables.is_empty().map_err(damaged)? {
-            return Err(foreign(dir));
+        if EndsFile::path(dir).exists() || !tables.is_empty().map_err(damaged)? {
+            return Err(no_log(dir));
         }
         let layout = match purpose {
             Purpose::Filling => keys::LAYOUT_UNFINISHED,
@@ -83,7 +83,7 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Res
     }
     let partitions_shards = load(dir, &tables, has)?;
     let ends: Ends = partitions_shards.iter().map(ends_of).collect();
-    check_claims(dir, &ends)?;
+    check_claims(dir, &ends, claims(dir)?.as_ref())?;
     let ends_file = EndsFile::open(dir, ends).map_err(|error| unusable(dir, &error))?;
     Ok(OpenedTables {
         tables,
@@ -113,13 +113,13 @@ pub(super) fn note_moved(dir: &Path, to: &str) -> Result<(), Error> {
 }
 
 /// Returns the number of partitions of a log with this layout.
-pub(super) fn partitions_of(dir: &Path, tables: &Tables, purpose: Purpose) -> Result<u32, Error> {
+fn partitions_of(dir: &Path, tables: &Tables, purpose: Purpose) -> Result<u32, Error> {
     let number = |key: &[u8]| -> Result<u32, Error> {
         let bytes = tables.db().get_cf(tables.meta(), key).map_err(Damage::from);
         let bytes = bytes
             .map_err(|damage| damage.opening(dir))?
-            .ok_or_else(|| foreign(dir))?;
-        let bytes = bytes.try_into().map_err(|_| foreign(dir))?;
+            .ok_or_else(|| no_log(dir))?;
+        let bytes = bytes.try_into().map_err(|_| no_log(dir))?;
         Ok(u32::from_be_bytes(bytes))
     };
     let layout = number(keys::META_LAYOUT)?;
@@ -155,7 +155,7 @@ pub(super) fn unusable(dir: &Path, error: &std::io::Error) -> Error {
 
 /// Refuses a directory in which no log must be created. Either it holds another program's RocksDB, or it holds a log
 /// without its CURRENT file, in whose place RocksDB would silently create a new database.
-fn judge_files(dir: &Path) -> Result<(), Error> {
+pub(super) fn judge_files(dir: &Path) -> Result<(), Error> {
     if !dir.join("CURRENT").exists() {
         let mut tables = EndsFile::path(dir).exists();
         for entry in std::fs::read_dir(dir).map_err(|error| unusable(dir, &error))? {
@@ -178,11 +178,21 @@ fn judge_files(dir: &Path) -> Result<(), Error> {
         // contains data, it belongs to another program.
         let db = DB::open_cf_for_read_only(&Options::default(), dir, &families, false)
             .map_err(|error| not_opened(dir, &error))?;
-        if db.iterator(IteratorMode::Start).next().is_some() {
-            return Err(foreign(dir));
+        if EndsFile::path(dir).exists() || db.iterator(IteratorMode::Start).next().is_some() {
+            return Err(no_log(dir));
         }
     }
     Ok(())
+}
+
+/// Returns the error for a RocksDB without what every log has: it was a log if the file that is written last is there.
+fn no_log(dir: &Path) -> Error {
+    let ends = EndsFile::path(dir);
+    if !ends.exists() {
+        return foreign(dir);
+    }
+    let what = format!("what a log begins with is missing, though {} is there", ends.display());
+    Damage::new(what).opening(dir)
 }
 
 fn foreign(dir: &Path) -> Error {
@@ -202,33 +212,63 @@ fn write_meta(dir: &Path, tables: &Tables, layout: u32, partitions: u32) -> Resu
         .map_err(|error| not_opened(dir, &error))
 }
 
-fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionShards>, Error> {
+/// What was found on disk of a partition.
+struct FoundPartition {
+    shards: [Found; Topic::ALL.len()],
+    /// An error only if a later version wrote it.
+    position: Result<Position, UnreadablePosition>,
+}
+
+/// Finds where the topics of a partition start and end. Refuses events that end before what was folded of them.
+fn find(dir: &Path, tables: &Tables, partition: Partition) -> Result<FoundPartition, Error> {
     let damaged = |damage: Damage| damage.opening(dir);
+    let mut shards = [Found::default(); Topic::ALL.len()];
+    for (found, topic) in shards.iter_mut().zip(Topic::ALL) {
+        *found = shard::find(tables, topic, partition).map_err(damaged)?;
+    }
+    let stored = tables.db().get_cf(tables.meta(), keys::position(partition));
+    let position = match stored.map_err(Damage::from).map_err(damaged)? {
+        None => Ok(Position::default()),
+        Some(bytes) => Position::from_bytes(&bytes),
+    };
+    if let Err(unreadable @ UnreadablePosition::NotOne) = &position {
+        let what = format!("the position of partition {partition} {unreadable}");
+        return Err(damaged(Damage::new(what)));
+    }
+    let end = shards[usize::from(Topic::Events.number())].tail.end;
+    if let Ok(Position { next, .. }) = position
+        && next.0 > end
+    {
+        let what = format!("partition {partition} of events ends at {end}, but was folded up to {next} already");
+        return Err(damaged(Damage::new(what)));
+    }
+    Ok(FoundPartition { shards, position })
+}
+
+/// Judges the log in a directory as its owner would, without writing to it, and opens it for looking on. What its owner
+/// does at the same time may be taken for damage, so an error counts only if it is there again and again.
+pub(super) fn follow(dir: &Path, notes: &Path) -> Result<(Tables, u32), Error> {
+    // Before it is looked at: its owner may write more meanwhile, and never less.
+    let claimed = claims(dir)?;
+    Tables::check_files(dir).map_err(|error| not_opened(dir, &error))?;
+    let tables = Tables::open(dir, Mode::Follow(notes)).map_err(|error| not_opened(dir, &error))?;
+    let partitions = partitions_of(dir, &tables, Purpose::Reading)?;
+    let ends = |number| -> Result<_, Error> {
+        let found = find(dir, &tables, Partition(number))?;
+        Ok(found.shards.map(|shard| shard.tail.end))
+    };
+    let found = (0..partitions).map(ends).collect::<Result<Ends, Error>>()?;
+    check_claims(dir, &found, claimed.as_ref())?;
+    Ok((tables, partitions))
+}
+
+fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionShards>, Error> {
     let load_one = |partition: Partition| -> Result<PartitionShards, Error> {
-        let find = |topic| shard::find(tables, topic, partition).map_err(damaged);
-        let mut shards = [Found::default(); Topic::ALL.len()];
-        for (found, topic) in shards.iter_mut().zip(Topic::ALL) {
-            *found = find(topic)?;
-        }
-        let stored = tables.db().get_cf(tables.meta(), keys::position(partition));
-        let position = match stored.map_err(Damage::from).map_err(damaged)? {
-            None => Position::default(),
-            Some(bytes) => Position::from_bytes(&bytes).map_err(|unreadable| {
-                let what = format!("the position of partition {partition} {unreadable}");
-                match unreadable {
-                    UnreadablePosition::NotOne => damaged(Damage::new(what)),
-                    UnreadablePosition::Later { .. } => {
-                        Error::Open(format!("the log in {}: {what}", dir.display()).into())
-                    }
-                }
-            })?,
-        };
-        let end = shards[usize::from(Topic::Events.number())].tail.end;
-        if position.next.0 > end {
-            let next = position.next;
-            let what = format!("partition {partition} of events ends at {end}, but was folded up to {next} already");
-            return Err(damaged(Damage::new(what)));
-        }
+        let FoundPartition { shards, position } = find(dir, tables, partition)?;
+        let position = position.map_err(|later| {
+            let what = format!("the position of partition {partition} {later}");
+            Error::Open(format!("the log in {}: {what}", dir.display()).into())
+        })?;
         Ok(PartitionShards {
             shards: shards.map(ShardWriter::new),
             position: Mutex::new(position),
@@ -239,13 +279,17 @@ fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionSha
     (0..partitions).map(|number| load_one(Partition(number))).collect()
 }
 
+/// Returns what was durable for sure when the log was last written, if that is known.
+fn claims(dir: &Path) -> Result<Option<Ends>, Error> {
+    EndsFile::read(dir).map_err(|error| unusable(dir, &error))
+}
+
 /// Refuses a log that ends before what was durable when it was last written.
-fn check_claims(dir: &Path, found: &Ends) -> Result<(), Error> {
-    let claimed = EndsFile::read(dir).map_err(|error| unusable(dir, &error))?;
+fn check_claims(dir: &Path, found: &Ends, claimed: Option<&Ends>) -> Result<(), Error> {
     let Some(claimed) = claimed else {
         return Ok(());
     };
-    match first_short(found, &claimed) {
+    match first_short(found, claimed) {
         None => Ok(()),
         Some((topic, partition, end, claim)) => Err(Damage::new(format!(
             "partition {partition} of {topic} ends at {end}, but records up to {claim} were durable; the file {} says \

@@ -12,6 +12,7 @@
 //! (the most that a start reads back, exceeded at most by one block of some memtables), 4 MiB of RocksDB's own log
 //! files.
 
+use super::ends::EndsFile;
 use super::keys;
 use crate::log::Error;
 use crate::presence::Partition;
@@ -46,38 +47,22 @@ pub(super) enum Mode<'a> {
 
 impl Tables {
     pub fn open(dir: &Path, mode: Mode) -> Result<Tables, rocksdb::Error> {
-        let cache = Cache::new_lru_cache(32 * MIB);
-        let make = matches!(mode, Mode::Make);
-        let mut options = Options::default();
-        options.create_if_missing(make);
-        options.create_missing_column_families(make);
-        options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
-        options.set_track_and_verify_wals_in_manifest(true);
-        options.set_max_total_wal_size(64 * MIB as u64);
-        options.set_db_write_buffer_size(48 * MIB);
-        options.set_max_background_jobs(2);
-        // A follower keeps all files open, since the owner of the log may unlink them.
-        options.set_max_open_files(if matches!(mode, Mode::Follow(_)) { -1 } else { 256 });
-        options.set_bytes_per_sync(MIB as u64);
-        options.set_wal_bytes_per_sync(MIB as u64);
-        options.set_log_level(LogLevel::Warn);
-        options.set_max_log_file_size(MIB);
-        options.set_keep_log_file_num(4);
-        options.set_max_manifest_file_size(16 * MIB);
-        options.set_stats_dump_period_sec(0);
-        options.set_stats_persist_period_sec(0);
-
-        let mut families = vec![family(keys::META, 2 * MIB, &cache)];
-        for topic in Topic::ALL {
-            let memtable = if topic.spec().is_busy { 16 * MIB } else { 4 * MIB };
-            families.push(family(topic.name(), memtable, &cache));
-        }
+        let (options, families) = (options(mode), families());
         let db = match mode {
             Mode::Make | Mode::Own => DB::open_cf_descriptors(&options, dir, families)?,
             Mode::ReadOnly => DB::open_cf_descriptors_read_only(&options, dir, families, false)?,
             Mode::Follow(notes) => DB::open_cf_descriptors_as_secondary(&options, dir, notes, families)?,
         };
         Ok(Tables { db })
+    }
+
+    /// Returns an error unless every file that the manifest names is there in its full size. The write-ahead log is not
+    /// read. [`Mode::Follow`] looks at no file in this way: it shows what there was before the first that it misses.
+    pub fn check_files(dir: &Path) -> Result<(), rocksdb::Error> {
+        match DB::open_cf_descriptors_read_only(&options(Mode::ReadOnly), dir, families(), true) {
+            Err(error) if !rocks::is_of_the_write_ahead_log(&error) => Err(error),
+            Ok(_) | Err(_) => Ok(()),
+        }
     }
 
     pub fn db(&self) -> &DB {
@@ -117,6 +102,40 @@ impl Tables {
             .cf_handle(name)
             .expect("RocksDB was opened with this column family")
     }
+}
+
+fn options(mode: Mode) -> Options {
+    let make = matches!(mode, Mode::Make);
+    let mut options = Options::default();
+    options.create_if_missing(make);
+    options.create_missing_column_families(make);
+    options.set_wal_recovery_mode(DBRecoveryMode::TolerateCorruptedTailRecords);
+    options.set_track_and_verify_wals_in_manifest(true);
+    options.set_max_total_wal_size(64 * MIB as u64);
+    options.set_db_write_buffer_size(48 * MIB);
+    options.set_max_background_jobs(2);
+    // A follower keeps all files open, since the owner of the log may unlink them.
+    options.set_max_open_files(if matches!(mode, Mode::Follow(_)) { -1 } else { 256 });
+    options.set_bytes_per_sync(MIB as u64);
+    options.set_wal_bytes_per_sync(MIB as u64);
+    options.set_log_level(LogLevel::Warn);
+    options.set_max_log_file_size(MIB);
+    options.set_keep_log_file_num(4);
+    options.set_max_manifest_file_size(16 * MIB);
+    options.set_stats_dump_period_sec(0);
+    options.set_stats_persist_period_sec(0);
+    options
+}
+
+/// All column families of a log.
+fn families() -> Vec<ColumnFamilyDescriptor> {
+    let cache = Cache::new_lru_cache(32 * MIB);
+    let mut families = vec![family(keys::META, 2 * MIB, &cache)];
+    for topic in Topic::ALL {
+        let memtable = if topic.spec().is_busy { 16 * MIB } else { 4 * MIB };
+        families.push(family(topic.name(), memtable, &cache));
+    }
+    families
 }
 
 fn family(name: &str, memtable: usize, cache: &Cache) -> ColumnFamilyDescriptor {
@@ -187,8 +206,18 @@ pub(super) fn not_opened(at: &Path, error: &rocksdb::Error) -> Error {
              Stop the other one, or give this one a directory of its own"
         ),
         Meaning::Damage => format!("the log in {dir} is damaged: {message}. {ADVICE}"),
+        Meaning::Foreign if lost_a_family(at) => format!("the log in {dir} is damaged: {message}. {ADVICE}"),
         Meaning::Foreign => format!("{dir} does not hold a log of layout {}: {message}", keys::LAYOUT),
         Meaning::Failure => format!("the log in {dir} cannot be opened: {message}"),
     };
     Error::Open(text.into())
+}
+
+/// Returns whether the directory holds a log that was complete once and now lacks column families.
+fn lost_a_family(dir: &Path) -> bool {
+    let lacks = |families: Vec<String>| {
+        let has = |topic: Topic| families.iter().any(|name| name == topic.name());
+        !Topic::ALL.into_iter().all(has)
+    };
+    EndsFile::path(dir).exists() && DB::list_cf(&Options::default(), dir).is_ok_and(lacks)
 }
