@@ -19,20 +19,17 @@ pub enum Meaning {
 
 /// Returns what an error means.
 ///
-/// An I/O error is damage only if the file that it names does not exist or is a directory: too many open files, a
-/// failing device or a missing permission say nothing about what is on disk. RocksDB reports files that it could not
-/// access as corruption, too, with the I/O error in the text.
+/// An I/O error is damage only if it says itself that a file does not exist or is a directory, and the file is still so:
+/// a full disk, too many open files, a failing device or a missing permission say nothing about what is on disk. A file
+/// that could not be written for lack of space is gone again when this is asked. RocksDB reports files that it could
+/// not access as corruption, too, with the I/O error in the text.
 pub fn meaning(dir: &Path, error: &rocksdb::Error) -> Meaning {
     let text: &str = error.as_ref();
     if dir.exists() && !dir.is_dir() {
         return Meaning::Damage;
     }
     if error.kind() == ErrorKind::IOError || text.contains("IO error: ") {
-        return match () {
-            () if is_of_the_lock(text) => Meaning::InUse,
-            () if names_missing_file(dir, text) => Meaning::Damage,
-            () => Meaning::Failure,
-        };
+        return meaning_of_io(dir, text);
     }
     match error.kind() {
         ErrorKind::Corruption => Meaning::Damage,
@@ -46,6 +43,18 @@ pub fn meaning(dir: &Path, error: &rocksdb::Error) -> Meaning {
 pub fn is_of_the_write_ahead_log(error: &rocksdb::Error) -> bool {
     let text: &str = error.as_ref();
     error.kind() == ErrorKind::Corruption && text.contains("error_if_wal_file_exists")
+}
+
+fn meaning_of_io(dir: &Path, text: &str) -> Meaning {
+    // As the C library words them, which this program asks for no other language.
+    let is_of_a_file = ["No such file or directory", "Is a directory", "Not a directory"]
+        .iter()
+        .any(|said| text.contains(said));
+    match () {
+        () if is_of_the_lock(text) => Meaning::InUse,
+        () if is_of_a_file && names_missing_file(dir, text) => Meaning::Damage,
+        () => Meaning::Failure,
+    }
 }
 
 fn is_of_the_lock(text: &str) -> bool {
@@ -146,6 +155,10 @@ mod tests {
             "IO error: While opening a file for sequentially reading: DIR/CURRENT: Too many open files",
             "IO error: While open a file for random read: DIR/FILE: Input/output error",
             "Corruption: Can't access /FILE: IO error: While stat a file for size: DIR/FILE: Permission denied",
+            "IO error: No space left on device: While appending to file: DIR/FILE: No space left on device",
+            "IO error: While appending to file: DIR/FILE: File too large",
+            "IO error: While open a file for appending: DIR/FILE: Read-only file system",
+            "IO error: While appending to file: DIR/FILE: Disk quota exceeded",
         ];
         let file = files(dir.path(), "", ".sst").remove(0);
         let name = file.file_name().unwrap().to_str().unwrap();
@@ -153,12 +166,16 @@ mod tests {
             text.replace("DIR", &dir.path().display().to_string())
                 .replace("FILE", name)
         };
-        for text in texts {
-            assert!(!names_missing_file(dir.path(), &said(text)), "{text}");
+        let missing = "Corruption: IO error: No such file or directory: While open a file for random read: DIR/FILE: No \
+                       such file or directory";
+        for text in texts.into_iter().chain([missing]) {
+            assert_eq!(meaning_of_io(dir.path(), &said(text)), Meaning::Failure, "{text}");
         }
+        // What could not be written is removed again.
         fs::remove_file(&file).unwrap();
-        for text in &texts[1..] {
-            assert!(names_missing_file(dir.path(), &said(text)), "{text}");
+        for text in texts {
+            assert_eq!(meaning_of_io(dir.path(), &said(text)), Meaning::Failure, "{text}");
         }
+        assert_eq!(meaning_of_io(dir.path(), &said(missing)), Meaning::Damage);
     }
 }

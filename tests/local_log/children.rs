@@ -40,6 +40,21 @@ fn child_tries_to_open() {
 }
 
 #[test]
+fn child_appends_until_it_is_killed() {
+    let Some(dir) = child_dir() else { return };
+    let log = open(&dir);
+    let mut noise = Noise::new();
+    for _ in 0..60 {
+        append(&log, vec![(P, noise.record(50_000))]).unwrap();
+    }
+    println!("\nacknowledged");
+    std::io::stdout().flush().unwrap();
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
 fn child_appends_for_ever() {
     let Some(dir) = child_dir() else { return };
     let log = open(&dir);

@@ -1,7 +1,9 @@
 //! A full disk.
 
+use crate::children::spawn_child;
 use crate::*;
 use rollcall::clock::{Clock, SystemClock};
+use std::io::{BufRead, BufReader};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
@@ -37,8 +39,8 @@ pub fn append_when_it_heals(log: &LocalLog) -> u64 {
 }
 
 /// Runs a child that may write no file of more than 2 MiB: every write beyond fails, as on a full disk, and that needs
-/// no rights. Gives how many events it had acknowledged.
-fn run_under_a_limit(test: &str, dir: &Path) -> u64 {
+/// no rights. Returns what it says.
+fn run_under_a_limit(test: &str, dir: &Path) -> String {
     let child = Command::new("sh")
         .args(["-c", "trap '' XFSZ; ulimit -f 4096; exec \"$0\" \"$@\""])
         .arg(std::env::current_exe().unwrap())
@@ -49,8 +51,25 @@ fn run_under_a_limit(test: &str, dir: &Path) -> u64 {
     let printed = String::from_utf8_lossy(&child.stdout);
     let complaint = String::from_utf8_lossy(&child.stderr);
     assert!(child.status.success(), "{printed}\n{complaint}");
-    let end = printed.split("said: end ").nth(1).and_then(|end| end.lines().next());
-    end.expect("the child says how many").parse().unwrap()
+    let said = printed.split("said: ").nth(1).and_then(|said| said.lines().next());
+    said.expect("the child says something").to_owned()
+}
+
+#[test]
+fn a_start_without_room_for_a_file_is_no_damage() {
+    let dir = tempfile::tempdir().unwrap();
+    // It dies with 3 MB in its write-ahead log, which the next start writes to a table file.
+    let mut child = spawn_child("child_appends_until_it_is_killed", dir.path());
+    let mut lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    assert!(lines.any(|line| line.unwrap() == "acknowledged"));
+    child.kill().unwrap();
+    child.wait().unwrap();
+    let said = run_under_a_limit("child_tries_to_open", dir.path());
+    assert!(said.contains(&dir.path().display().to_string()), "{said}");
+    assert!(said.contains("File too large"), "{said}");
+    assert!(said.contains("as far as is known the log is whole"), "{said}");
+    assert!(!said.contains("damaged") && !said.contains("move it away"), "{said}");
+    assert_eq!(values_len(&open(dir.path())), 60);
 }
 
 #[test]
@@ -60,7 +79,8 @@ fn writes_that_fail_are_not_in_the_log_and_it_heals() {
         "child_writes_under_a_limit_from_many_threads",
     ] {
         let dir = tempfile::tempdir().unwrap();
-        let end = run_under_a_limit(test, dir.path());
+        let said = run_under_a_limit(test, dir.path());
+        let end = said.strip_prefix("end ").unwrap().parse().unwrap();
         // What it had acknowledged is there for the next process, and no more.
         let log = open(dir.path());
         assert_eq!(range(&log, Topic::Events, P), (0, end));

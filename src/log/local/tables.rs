@@ -166,33 +166,49 @@ pub(super) fn within(partition: Partition, start: u64, end: u64) -> ReadOptions 
 
 /// The data on disk cannot be read. The text fits after "…: ".
 #[derive(Debug)]
-pub(super) struct Damage {
-    what: String,
+pub(super) enum Damage {
+    Found(String),
+    /// What this is, damage or a failure of the machine, its text says.
+    Rocks(rocksdb::Error),
 }
 
 impl Damage {
     pub fn new(what: String) -> Damage {
-        Damage { what }
+        Damage::Found(what)
     }
 
     /// Converts the damage to an error of reading.
     pub fn reading(self, dir: &Path) -> Error {
-        let Damage { what } = self;
-        Error::Read(format!("{what} (in {}). {ADVICE}", dir.display()).into())
+        let at = dir.display();
+        let text = match self {
+            Damage::Rocks(error) if rocks::meaning(dir, &error) == Meaning::Failure => {
+                format!("{error} (in {at}). {ADVICE_ON_FAILURE}")
+            }
+            Damage::Rocks(error) => format!("{error} (in {at}). {ADVICE}"),
+            Damage::Found(what) => format!("{what} (in {at}). {ADVICE}"),
+        };
+        Error::Read(text.into())
     }
 
     /// Converts the damage to an error of opening.
     pub fn opening(self, dir: &Path) -> Error {
-        let Damage { what } = self;
-        Error::Open(format!("the log in {} is damaged: {what}. {ADVICE}", dir.display()).into())
+        match self {
+            Damage::Rocks(error) => not_opened(dir, &error),
+            Damage::Found(what) => {
+                Error::Open(format!("the log in {} is damaged: {what}. {ADVICE}", dir.display()).into())
+            }
+        }
     }
 }
 
 const ADVICE: &str = "Restore the directory from a copy, or move it away to begin an empty log";
 
+const ADVICE_ON_FAILURE: &str = "This is an error of the machine: as far as is known the log is whole. Keep it, see to \
+                                 the disk space, permissions, open files or device that it names, and try again";
+
 impl From<rocksdb::Error> for Damage {
     fn from(error: rocksdb::Error) -> Damage {
-        Damage::new(error.into_string())
+        Damage::Rocks(error)
     }
 }
 
@@ -208,7 +224,7 @@ pub(super) fn not_opened(at: &Path, error: &rocksdb::Error) -> Error {
         Meaning::Damage => format!("the log in {dir} is damaged: {message}. {ADVICE}"),
         Meaning::Foreign if lost_a_family(at) => format!("the log in {dir} is damaged: {message}. {ADVICE}"),
         Meaning::Foreign => format!("{dir} does not hold a log of layout {}: {message}", keys::LAYOUT),
-        Meaning::Failure => format!("the log in {dir} cannot be opened: {message}"),
+        Meaning::Failure => format!("the log in {dir} cannot be opened: {message}. {ADVICE_ON_FAILURE}"),
     };
     Error::Open(text.into())
 }
