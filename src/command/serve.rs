@@ -12,6 +12,7 @@ use crate::config::{
     Config, DEFAULT_GROUP, Flags, Invalid, PeerCertificates, RaiseRevision, read_tokens, warn_if_shared,
 };
 use crate::directory;
+use crate::engine::partition::check_stores;
 use crate::engine::{Checkpointer, Engine, Services, Standbys, Tuning};
 use crate::gateway::uplink::log::LogUplink;
 use crate::gateway::{self, Gateway};
@@ -569,6 +570,7 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
         ..Settings::default()
     };
     let log = LocalLog::open(&super::log_directory(&config.data), settings, clock.clone())?;
+    check_stores(&log, &config.data)?;
     let mut ends = (0..log.partitions()).map(|partition| log.range(Topic::Events, Partition(partition)));
     let is_new = ends.all(|range| range.is_ok_and(|range| range.end == Offset(0)));
     if is_new && clock.now_ms() < CLOCK_MIN_MS {

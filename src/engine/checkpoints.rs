@@ -208,7 +208,7 @@ fn choose(own: Option<Point>, reach: LogBounds, listed: &[Listed], worth: u64) -
 
 /// Returns the point that the store in a directory has reached, if there is a readable one. Returns an error for a
 /// store that a later version wrote, because it must not be replaced.
-fn standing(directory: &Path, partition: Partition) -> Result<Option<Point>, Error> {
+pub(super) fn standing(directory: &Path, partition: Partition) -> Result<Option<Point>, Error> {
     if !directory.join("CURRENT").exists() {
         return Ok(None);
     }

@@ -105,6 +105,17 @@ pub enum Error {
         applied: Offset,
         committed: Offset,
     },
+    /// The log is older than the store. What was acknowledged after it would be lost silently if the store were rebuilt.
+    #[error(
+        "partition {partition} of events ends at {end}, but was folded up to {folded} already, as its store says: the log is \
+         older than the store, and Rollcall cannot continue without these events. Restore the log that belongs to the store, or \
+         move the directory of the stores away, which accepts the loss of these events"
+    )]
+    EventsLost {
+        partition: Partition,
+        end: Offset,
+        folded: Offset,
+    },
     #[error("a value in the store cannot be read")]
     Unreadable,
     /// A bug in this program.
@@ -232,6 +243,7 @@ impl Error {
             | Error::ForeignOutput { .. }
             | Error::TailUnreadable { .. }
             | Error::EventsMissing { .. }
+            | Error::EventsLost { .. }
             | Error::Registry(_)
             | Error::Checkpoint(_)
             | Error::Deposed { .. }

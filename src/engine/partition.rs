@@ -16,7 +16,7 @@ mod commit;
 mod inspect;
 mod opening;
 
-pub use opening::NotTakenOver;
+pub use opening::{NotTakenOver, check_stores};
 
 use super::census::Census;
 use super::current;

@@ -438,6 +438,7 @@ impl Cast {
             | Error::OutputDiffers { .. }
             | Error::ForeignOutput { .. }
             | Error::ForeignStore { .. }
+            | Error::EventsLost { .. }
             | Error::Ahead { .. }
             | Error::Panicked { .. }
             | Error::Unreadable => self.wrong(error.to_string()),

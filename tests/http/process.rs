@@ -282,6 +282,43 @@ fn refused(data: &Path, more: &[&str]) -> String {
 }
 
 #[test]
+fn a_log_that_is_older_than_its_store_is_refused_before_anything_is_appended() {
+    let directory = tempfile::tempdir().expect("a directory");
+    // The server makes it, so that nothing else is to be said of it.
+    let data = directory.path().join("data");
+    let (log, older) = (data.join("log"), data.join("older"));
+    let publish = |conn| {
+        let server = Server::start(&data, &["--partitions", "1"]);
+        server.publish(&[connect("alice", conn)]);
+        wait_until("it is folded", || server.get("/v1/users/alice").status == 200);
+        server.terminate();
+        assert!(server.ended().success());
+    };
+    publish(1);
+    std::fs::create_dir(&older).expect("made");
+    for file in std::fs::read_dir(&log).expect("files") {
+        let path = file.expect("a file").path();
+        std::fs::copy(&path, older.join(path.file_name().expect("a name"))).expect("copied");
+    }
+    publish(2);
+    std::fs::remove_dir_all(&log).expect("removed");
+    std::fs::rename(&older, &log).expect("renamed");
+    // It stays so: a start that is refused appends nothing.
+    for _ in 0..2 {
+        let error = refused(&data, &["--listen", "127.0.0.1:0"]);
+        assert!(error.contains("but was folded up to"), "{error}");
+        assert!(error.contains("the log is older than the store"), "{error}");
+    }
+    // Nor does a log that begins at 0 again.
+    std::fs::remove_dir_all(&log).expect("removed");
+    let error = refused(&data, &["--listen", "127.0.0.1:0", "--partitions", "1"]);
+    assert!(
+        error.contains("partition 0 of events ends at 0, but was folded up to"),
+        "{error}"
+    );
+}
+
+#[test]
 fn checkpoints_have_a_directory_of_their_own_and_nothing_of_anybody_else_is_removed() {
     let directory = tempfile::tempdir().expect("a directory");
     let data = directory.path().join("data");

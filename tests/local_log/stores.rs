@@ -2,6 +2,7 @@
 
 use crate::time::{House, ONLY};
 use crate::*;
+use rollcall::engine::partition::check_stores;
 use std::fs;
 use std::io::Write;
 
@@ -76,6 +77,65 @@ fn whatever_file_of_a_store_is_damaged_it_is_made_again_from_the_log() {
     fs::remove_dir_all(store(&house)).unwrap();
     fs::write(store(&house), "no directory").unwrap();
     house.start(None);
+    house.online(USERS);
+    house.stop();
+}
+
+fn copy(from: &Path, to: &Path) {
+    fs::create_dir(to).unwrap();
+    for entry in fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+    }
+}
+
+#[test]
+fn a_log_that_is_older_than_its_store_is_refused_and_the_store_is_kept() {
+    let mut house = filled();
+    house.stop();
+    let (log, data) = (house.dir.path().join("log"), house.dir.path().to_owned());
+    let older = data.join("older");
+    copy(&log, &older);
+    house.start(None);
+    for user in 0..5 {
+        house.connect(&format!("later{user}"), 1).unwrap();
+    }
+    house.online(USERS + 5);
+    house.stop();
+    let newer = data.join("newer");
+    fs::rename(&log, &newer).unwrap();
+    fs::rename(&older, &log).unwrap();
+    let marker = store(&house).join("marker");
+    fs::write(&marker, "the same directory").unwrap();
+    let said = |error: &str| {
+        assert!(
+            error.contains("partition 0 of events ends at 40, but was folded up to 45 already"),
+            "{error}"
+        );
+        assert!(error.contains("cannot continue without these events"), "{error}");
+        assert!(
+            error.contains("Restore the log") && error.contains("move the directory of the stores away"),
+            "{error}"
+        );
+    };
+    house.start_without_waiting(None);
+    said(&check_stores(house.log(), &data).unwrap_err().to_string());
+    let stats = house.until("it says so", |stats| stats.state == "failed");
+    said(&stats.error.unwrap());
+    house.stop();
+    assert!(marker.exists(), "it was not rebuilt");
+    // Both ways out: the log that belongs to the store, or the loss.
+    fs::rename(&log, &older).unwrap();
+    copy(&newer, &log);
+    house.start(None);
+    check_stores(house.log(), &data).unwrap();
+    house.online(USERS + 5);
+    house.stop();
+    fs::remove_dir_all(&log).unwrap();
+    fs::rename(&older, &log).unwrap();
+    fs::rename(data.join("store"), data.join("store away")).unwrap();
+    house.start(None);
+    check_stores(house.log(), &data).unwrap();
     house.online(USERS);
     house.stop();
 }

@@ -3,18 +3,20 @@
 use super::PartitionProcessor;
 use crate::clock::Clock;
 use crate::engine::census::Census;
+use crate::engine::checkpoints::standing;
 use crate::engine::index::UserIndex;
 use crate::engine::locations::UserLocations;
 use crate::engine::outbox::{Outbox, TailCause};
 use crate::engine::reconcile::{Comparison, OutputTail};
 use crate::engine::traced::TracedRecords;
 use crate::engine::{Error, RevisionAt, Tuning};
-use crate::log::{Input, OwnedPartition, PartitionHandle, Position};
+use crate::log::{Input, Log, OwnedPartition, PartitionHandle, Position};
 use crate::presence::policy::Policy;
 use crate::presence::state::State;
 use crate::presence::{LogTime, Offset, Partition, Revision, Status};
 use crate::schema::policy::written_policy;
 use crate::store::{self, Applied, DueKey, Store, UserLocation};
+use crate::topics::Topic;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -26,8 +28,9 @@ impl PartitionProcessor {
     /// Opens the store in a directory, if one is given, and prepares to continue the fold from its position. `first`
     /// is the policy of a partition without any record.
     ///
-    /// A store that cannot be used (damaged, of another layout or another log, ahead of the log) is rebuilt if the log
-    /// still reaches back to its beginning. Otherwise the result is an error that says so.
+    /// A store that cannot be used (damaged, of another layout or another log, ahead of the position) is rebuilt if the log
+    /// still reaches back to its beginning. Otherwise the result is an error that says so. A store with events that the
+    /// embedded log does not have is kept, and the result is an error.
     pub fn open(
         log: impl Into<PartitionHandle>,
         directory: Option<&Path>,
@@ -143,6 +146,32 @@ fn kept(bytes: &[u8]) -> Option<(Census, Option<Input>)> {
 /// Whether a store is further than the position that is committed.
 fn is_ahead(stands: &Position, committed: &Position) -> bool {
     (stands.next, stands.outputs) > (committed.next, committed.outputs)
+}
+
+/// Refuses the embedded log if it lacks events that a store in the data directory has. To be called before anything is
+/// appended: the offsets of events that are missing must not be given out again.
+pub fn check_stores(log: &dyn Log, data: &Path) -> Result<(), Error> {
+    for partition in (0..log.partitions()).map(Partition) {
+        // What else may be wrong with a store, the one who opens it finds out.
+        if let Ok(Some(folded)) = standing(&store::directory_of(data, partition), partition) {
+            check_not_lost(partition, log.range(Topic::Events, partition)?.end, folded)?;
+        }
+    }
+    Ok(())
+}
+
+/// Refuses a log that ends before what was folded of it. Only for a log whose end is known for sure.
+fn check_not_lost(partition: Partition, end: Offset, (folded, outputs): (Offset, u64)) -> Result<(), Error> {
+    // In the middle of a record there are outputs of it.
+    let needed = Offset(folded.0.saturating_add(u64::from(outputs > 0)));
+    match end < needed {
+        true => Err(Error::EventsLost {
+            partition,
+            end,
+            folded: needed,
+        }),
+        false => Ok(()),
+    }
 }
 
 /// Returns the error for a store that is ahead of the log, or that belongs to another partition.
@@ -337,7 +366,10 @@ impl Opened {
             return Err(Error::OutputsWithoutPosition { partition, last });
         }
         let cause = match OutputTail::read(log, committed)? {
-            Comparison::Unasked if is_ahead => return Err(foreign(partition, stands.next, committed)),
+            Comparison::Unasked if is_ahead => {
+                check_not_lost(partition, log.events().range()?.end, (stands.next, stands.outputs))?;
+                return Err(foreign(partition, stands.next, committed));
+            }
             Comparison::Unasked => return Ok((*committed, None)),
             // Only outputs tell one log from another.
             Comparison::Equal if is_ahead && (committed.chain != stands.chain || (committed.seq == 0 && !adopts)) => {

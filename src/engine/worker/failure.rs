@@ -62,6 +62,7 @@ impl Failure {
             | Error::Store(store::Error::Open { .. } | store::Error::Failed { .. } | store::Error::Layout { .. })
             | Error::Checkpoint(_)
             | Error::ForeignStore { .. }
+            | Error::EventsLost { .. }
             | Error::Unreadable
             | Error::OutputsWithoutPosition { .. }
             | Error::OutputsMissing { .. }

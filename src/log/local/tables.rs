@@ -201,7 +201,8 @@ impl Damage {
     }
 }
 
-const ADVICE: &str = "Restore the directory from a copy, or move it away to begin an empty log";
+const ADVICE: &str = "Restore the directory from a copy, or move it and the stores of its partitions away to begin an \
+                      empty log";
 
 const ADVICE_ON_FAILURE: &str = "This is an error of the machine: as far as is known the log is whole. Keep it, see to \
                                  the disk space, permissions, open files or device that it names, and try again";
