@@ -14,6 +14,7 @@ use crate::config::{DEFAULT_DATA, DEFAULT_GROUP};
 use crate::log::kafka::admin::{self, Readable};
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::Severity;
+use crate::log::local::LocalLog;
 use crate::log::{self, Limit, Position, Reader};
 use crate::presence::{Offset, Partition};
 use crate::topics::Topic;
@@ -112,6 +113,7 @@ impl fmt::Display for Diagnosis {
 pub fn run(args: Args) -> anyhow::Result<u8> {
     let mut found = vec![clock(), files()];
     found.extend(disk(&args.data));
+    found.extend(embedded_log(&args.data));
     if let Some(bootstrap) = &args.kafka {
         let connection = connect::of_flags(bootstrap, &args.cluster)?;
         cluster(&connection, &args, &mut found);
@@ -187,8 +189,65 @@ fn disk(data: &Path) -> Vec<Diagnosis> {
             format!("chmod 700 {shown}"),
         ));
     }
+    found.extend(unwritable(data));
     found.push(free_space(data));
     found
+}
+
+/// The first place in the data directory that a server of this user could not write to.
+fn unwritable(data: &Path) -> Option<Diagnosis> {
+    let log = super::log_directory(data);
+    let places = [
+        data.to_owned(),
+        data.join("lock"),
+        log.join("LOCK"),
+        log,
+        data.join("store"),
+    ];
+    places.iter().filter(|place| place.exists()).find_map(|place| {
+        let error = not_writable(place)?;
+        let what = format!("this user cannot write to {}: {error}; a server could not start", place.display());
+        let fix = "start server and doctor as the user that owns it, or chown it; a file system that is read-only has to be \
+                   mounted again";
+        Some(Diagnosis::new("disk", Verdict::Wrong, what, fix))
+    })
+}
+
+#[expect(
+    unsafe_code,
+    reason = "the standard library does not say what a user may do without doing it"
+)]
+fn not_writable(path: &Path) -> Option<io::Error> {
+    let right = if path.is_dir() {
+        libc::W_OK | libc::X_OK
+    } else {
+        libc::W_OK
+    };
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: the path ends with a zero byte, and nothing is written.
+    let refused = unsafe { libc::access(path.as_ptr(), right) != 0 };
+    refused.then(io::Error::last_os_error)
+}
+
+/// Whether the embedded log can be read, and ends where it was durable.
+fn embedded_log(data: &Path) -> Option<Diagnosis> {
+    let directory = super::log_directory(data);
+    if !directory.exists() {
+        return None;
+    }
+    Some(match LocalLog::follow(&directory) {
+        Ok(log) => {
+            let found = format!(
+                "{} partitions, and no file of it is missing or cut short",
+                log.partitions()
+            );
+            Diagnosis::well("log", found)
+        }
+        Err(error) => {
+            let fix = "docs/operating.md says what each message means; keep a copy of the directory";
+            Diagnosis::new("log", Verdict::Wrong, error.to_string(), fix)
+        }
+    })
 }
 
 fn free_space(data: &Path) -> Diagnosis {
@@ -451,6 +510,8 @@ fn server_of(stats: &Stats) -> Vec<Diagnosis> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::log::local::Settings;
+    use std::sync::Arc;
 
     fn readable(last_stable: i64, end: i64) -> Readable {
         Readable {
@@ -496,6 +557,36 @@ mod tests {
         let found = of_mode(0o700);
         assert_eq!(found.len(), 1, "{found:?}");
         assert!(found[0].found.contains("MiB are free"), "{found:?}");
+    }
+
+    #[test]
+    fn a_log_that_is_cut_or_cannot_be_written_is_wrong() {
+        let data = tempfile::tempdir().expect("a directory");
+        assert!(embedded_log(data.path()).is_none());
+        let directory = super::super::log_directory(data.path());
+        drop(LocalLog::open(&directory, Settings::default(), Arc::new(SystemClock::new())).expect("made"));
+        let verdict = || embedded_log(data.path()).expect("a log").verdict;
+        assert_eq!(verdict(), Verdict::Well);
+        assert_eq!(unwritable(data.path()), None);
+        let current = std::fs::read_to_string(directory.join("CURRENT")).expect("text");
+        let manifest = directory.join(current.trim());
+        let bytes = std::fs::read(&manifest).expect("bytes");
+        std::fs::write(&manifest, &bytes[..bytes.len() / 2]).expect("written");
+        assert_eq!(verdict(), Verdict::Wrong);
+    }
+
+    #[test]
+    fn what_this_user_cannot_write_to_is_named() {
+        use std::os::unix::fs::PermissionsExt as _;
+        let data = tempfile::tempdir().expect("a directory");
+        let store = data.path().join("store");
+        std::fs::create_dir(&store).expect("made");
+        std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o500)).expect("it is ours");
+        // Root can write everywhere.
+        let can_write = std::fs::write(store.join("file"), "").is_ok();
+        let found = unwritable(data.path());
+        assert_eq!(found.is_none(), can_write, "{found:?}");
+        assert!(found.is_none_or(|one| one.verdict == Verdict::Wrong && one.found.contains("store")));
     }
 
     #[test]
