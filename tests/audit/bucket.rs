@@ -128,6 +128,17 @@ fn whichever_request_a_process_dies_at_the_tables_in_the_bucket_are_the_fold() {
     );
 }
 
+/// Whether the first of two processes lost against the one that it met; `None`: it had ended before.
+pub fn was_overtaken(first: Result<(), Error>, fate: &Fate) -> Option<bool> {
+    match first {
+        Ok(()) if !fate.is_met() => None,
+        // It was met before it had begun, or after its last commit.
+        Ok(()) => Some(false),
+        Err(Error::OtherWriter { .. }) => Some(true),
+        Err(error) => panic!("{error}"),
+    }
+}
+
 #[test]
 fn of_two_processes_each_manifest_has_one_winner_at_whichever_request_they_meet() {
     let stories = Arc::new(stories());
@@ -157,13 +168,10 @@ fn of_two_processes_each_manifest_has_one_winner_at_whichever_request_they_meet(
             }
             Ok(())
         };
-        match first() {
-            Ok(()) if !fate.is_met() => break,
-            // It was met before it had begun, or after its last commit.
-            Ok(()) => {}
-            Err(Error::OtherWriter { .. }) => overtaken += 1,
-            Err(error) => panic!("{error}"),
-        }
+        let Some(is_overtaken) = was_overtaken(first(), &fate) else {
+            break;
+        };
+        overtaken += usize::from(is_overtaken);
         assert!(fate.is_met());
         bucket.is_the_fold(&stories);
         // A third one goes on, whatever the first has left.

@@ -3,7 +3,7 @@
 //! its extension.
 
 use super::analytics::{interpreter, output, python, root};
-use super::bucket::{self, Bucket, endpoint};
+use super::bucket::{self, Bucket, endpoint, was_overtaken};
 use super::lake::{
     BATCH, Event, Fate, Fated, Table, cell, die_at_every_step, exported, in_duckdb, in_memory, kill, lake, manifest,
     once, publish, stories, table, tables, take,
@@ -144,7 +144,22 @@ struct Readers<'a> {
     seen: RefCell<BTreeMap<(usize, u64), Value>>,
 }
 
-impl Readers<'_> {
+impl<'a> Readers<'a> {
+    fn new(
+        read: ReadFile<'a>,
+        root: &'a str,
+        manifest: &'a dyn Fn() -> Option<LakeManifest>,
+        tables: &'a dyn Fn() -> [Table; 3],
+    ) -> Readers<'a> {
+        Readers {
+            read,
+            root,
+            manifest,
+            tables,
+            seen: RefCell::default(),
+        }
+    }
+
     /// Every version that a reader may take is whole, and has the rows of its commit. Returns the versions that the hints name.
     #[track_caller]
     fn look(&self) -> Vec<Option<u64>> {
@@ -216,13 +231,9 @@ fn whichever_step_a_lake_dies_at_readers_of_iceberg_find_the_rows_of_a_commit() 
         let at = directory.path();
         let root = format!("file://{}", at.display());
         let read = |path: &str| std::fs::read(at.join(path)).ok();
-        let readers = Readers {
-            read: &read,
-            root: &root,
-            manifest: &|| manifest(at),
-            tables: &|| tables(at, &manifest(at).unwrap()),
-            seen: RefCell::default(),
-        };
+        let of_manifest = || tables(at, &manifest(at).unwrap());
+        let newest = || manifest(at);
+        let readers = Readers::new(&read, &root, &newest, &of_manifest);
         // Every process begins a while after the one before, so that files are removed too.
         let now_ms = Cell::new(0);
         let live = |fate, _| {
@@ -267,13 +278,8 @@ fn whichever_request_a_process_dies_at_readers_of_iceberg_in_the_bucket_find_the
     let root = "s3://presence/some/lake";
     let read = reader_of(&bucket);
     let tables = tables_of(&bucket);
-    let readers = Readers {
-        read: &read,
-        root,
-        manifest: &|| bucket.manifest(),
-        tables: &tables,
-        seen: RefCell::default(),
-    };
+    let manifest = || bucket.manifest();
+    let readers = Readers::new(&read, root, &manifest, &tables);
     let now_ms = Cell::new(0);
     let live = |fate, _| {
         now_ms.set(now_ms.get() + 100_000);
@@ -319,13 +325,8 @@ fn of_two_processes_the_one_that_loses_never_takes_readers_of_iceberg_back() {
             let bucket = bucket.clone();
             move || {
                 let (read, tables) = (reader_of(&bucket), tables_of(&bucket));
-                let readers = Readers {
-                    read: &read,
-                    root,
-                    manifest: &|| bucket.manifest(),
-                    tables: &tables,
-                    seen: RefCell::default(),
-                };
+                let manifest = || bucket.manifest();
+                let readers = Readers::new(&read, root, &manifest, &tables);
                 readers.are_current();
             }
         };
@@ -349,12 +350,10 @@ fn of_two_processes_the_one_that_loses_never_takes_readers_of_iceberg_back() {
             }
             Ok(())
         };
-        match first() {
-            Ok(()) if !fate.is_met() => break,
-            Ok(()) => {}
-            Err(Error::OtherWriter { .. }) => overtaken += 1,
-            Err(error) => panic!("{error}"),
-        }
+        let Some(is_overtaken) = was_overtaken(first(), &fate) else {
+            break;
+        };
+        overtaken += usize::from(is_overtaken);
         is_current();
     }
     assert!(overtaken > 30, "{overtaken}");

@@ -54,6 +54,16 @@ async fn in_header(gateway: &Gateway, token: &str) -> Result<String, u16> {
     }
 }
 
+/// Shows a token as pages do, and returns the sentence with which it is refused.
+async fn why_unauthorized(gateway: &Gateway, token: &str) -> String {
+    let dialled = dial(gateway).header("sec-websocket-protocol", format!("rollcall.v1, bearer.{token}"));
+    let mut client = dialled.open().await.expect("a WebSocket");
+    let said = client.frame().await;
+    assert_eq!(said["code"], "unauthorized");
+    assert_eq!(client.hear().await, Heard::Closed(4010));
+    said["message"].as_str().expect("a sentence").to_owned()
+}
+
 /// A gateway with the secret above.
 async fn with_secret(house: &House, more: &[&str]) -> Gateway {
     let file = house.data.path().join("secret");
@@ -190,18 +200,11 @@ async fn a_user_may_be_an_integer_and_too_long_a_name_is_refused_by_name() {
     let most = "x".repeat(128);
     assert_eq!(in_header(&gateway, &hs256(&claims(&most))).await, Ok(most));
     for bytes in [129, 255] {
-        let token = hs256(&claims(&"x".repeat(bytes)));
-        let protocols = format!("rollcall.v1, bearer.{token}");
-        let dialled = dial(&gateway).header("sec-websocket-protocol", protocols);
-        let mut client = dialled.open().await.expect("a WebSocket");
-        let said = client.frame().await;
-        assert_eq!(said["code"], "unauthorized");
-        let said = said["message"].as_str().expect("a sentence");
+        let said = why_unauthorized(&gateway, &hs256(&claims(&"x".repeat(bytes)))).await;
         assert!(
             said.contains("`sub`") && said.contains("128") && said.contains(&bytes.to_string()),
             "{said}"
         );
-        assert_eq!(client.hear().await, Heard::Closed(4010));
     }
     // A device that is an integer in the token is text in the address.
     let token = hs256(&json!({"sub": "alice", "exp": now_s() + 600, "dev": 7}));
@@ -285,14 +288,8 @@ async fn a_token_whose_time_cannot_be_right_is_refused_by_the_name_of_the_claim(
         claims[claim] = value.clone();
         let token = hs256(&claims);
         assert_eq!(in_header(&gateway, &token).await, Err(401), "{claim}: {value}");
-        let protocols = format!("rollcall.v1, bearer.{token}");
-        let dialled = dial(&gateway).header("sec-websocket-protocol", protocols);
-        let mut client = dialled.open().await.expect("a WebSocket");
-        let said = client.frame().await;
-        assert_eq!(said["code"], "unauthorized");
-        let said = said["message"].as_str().expect("a sentence");
+        let said = why_unauthorized(&gateway, &token).await;
         assert!(said.contains(&format!("`{claim}`")), "{claim}: {value}: {said}");
-        assert_eq!(client.hear().await, Heard::Closed(4010));
     }
     assert!(house.events_of("connect", "alice").is_empty());
     gateway.stop(false).await;

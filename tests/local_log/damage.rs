@@ -115,10 +115,15 @@ fn largest(files: Vec<PathBuf>) -> PathBuf {
 #[track_caller]
 fn refused_as_damaged(dir: &Path) -> String {
     let text = why_not(dir);
+    says_damaged(dir, &text);
+    text
+}
+
+#[track_caller]
+fn says_damaged(dir: &Path, text: &str) {
     assert!(text.contains("is damaged"), "{text}");
     assert!(text.contains(&dir.display().to_string()), "{text}");
     assert!(text.contains("Restore the directory from a copy"), "{text}");
-    text
 }
 
 #[test]
@@ -175,10 +180,20 @@ fn a_table_file_that_is_cut_or_gone_is_refused() {
 #[track_caller]
 fn refused_to_all(dir: &Path) {
     let text = LocalLog::follow(dir).err().expect("it is not followed").to_string();
-    assert!(text.contains("is damaged"), "{text}");
-    assert!(text.contains(&dir.display().to_string()), "{text}");
-    assert!(text.contains("Restore the directory from a copy"), "{text}");
+    says_damaged(dir, &text);
     refused_as_damaged(dir);
+}
+
+/// Makes a log in which events were folded, and removes them behind its back.
+fn a_log_that_lost_folded_events(dir: &Path) {
+    let log = open(dir);
+    append_values(&log, &["a", "b", "c"]);
+    log.take_up(P).unwrap().commit(&commit_of(3, &["c"], &[])).unwrap();
+    drop(log);
+    let families = ["default", "events", "changes", "kicks", "quarantine"];
+    let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), dir, families).unwrap();
+    let events = db.cf_handle("events").unwrap();
+    db.delete_cf(events, b"\0\0\0\x01\0\0\0\0\0\0\0\0").unwrap();
 }
 
 #[test]
@@ -218,15 +233,7 @@ fn who_looks_on_at_a_log_that_lost_its_end_is_refused_like_its_owner() {
     }
     // Events that were folded are missed without any claim too.
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append_values(&log, &["a", "b", "c"]);
-    log.take_up(P).unwrap().commit(&commit_of(3, &["c"], &[])).unwrap();
-    drop(log);
-    let families = ["default", "events", "changes", "kicks", "quarantine"];
-    let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), dir.path(), families).unwrap();
-    let events = db.cf_handle("events").unwrap();
-    db.delete_cf(events, b"\0\0\0\x01\0\0\0\0\0\0\0\0").unwrap();
-    drop(db);
+    a_log_that_lost_folded_events(dir.path());
     std::fs::remove_file(dir.path().join("ENDS")).unwrap();
     refused_to_all(dir.path());
 }
@@ -297,15 +304,7 @@ fn a_loss_can_be_accepted_by_removing_the_claim() {
 #[test]
 fn events_that_were_folded_and_are_missing_are_noticed_without_any_claim() {
     let dir = tempfile::tempdir().unwrap();
-    let log = open(dir.path());
-    append_values(&log, &["a", "b", "c"]);
-    log.take_up(P).unwrap().commit(&commit_of(3, &["c"], &[])).unwrap();
-    drop(log);
-    let families = ["default", "events", "changes", "kicks", "quarantine"];
-    let db = rocksdb::DB::open_cf(&rocksdb::Options::default(), dir.path(), families).unwrap();
-    let events = db.cf_handle("events").unwrap();
-    db.delete_cf(events, b"\0\0\0\x01\0\0\0\0\0\0\0\0").unwrap();
-    drop(db);
+    a_log_that_lost_folded_events(dir.path());
     let text = refused_as_damaged(dir.path());
     assert!(text.contains("folded up to 3 already"), "{text}");
 }

@@ -235,6 +235,16 @@ where
     code.is_some_and(fences) || producer.client().fatal_error().is_some_and(|(code, _)| fences(code))
 }
 
+/// The settings of a client of a broker inside of librdkafka.
+#[cfg(test)]
+pub fn mock_client(cluster: &rdkafka::mocking::MockCluster<'_, impl rdkafka::ClientContext>) -> ClientConfig {
+    let mut config = ClientConfig::new();
+    config
+        .set("bootstrap.servers", cluster.bootstrap_servers())
+        .set("client.id", "mock");
+    config
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -249,8 +259,7 @@ mod tests {
     fn what_a_broker_refuses_passes_while_a_leader_moves_and_not_without_rights() {
         let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
         cluster.create_topic("topic", 1, 1).expect("a topic");
-        let mut config = ClientConfig::new();
-        config.set("bootstrap.servers", cluster.bootstrap_servers());
+        let mut config = mock_client(&cluster);
         // It does not wait for another leader by itself, as it does before it gives up.
         config.set("socket.timeout.ms", "1000");
         let source = Source::new(config, Arc::new(ManualClock::new(1_000))).expect("a client");

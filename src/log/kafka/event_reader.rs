@@ -339,6 +339,7 @@ fn first_difference(
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::log::kafka::client::mock_client;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
 
@@ -391,10 +392,7 @@ mod tests {
     fn a_reader_of_second_readings_ends_when_there_was_no_gap_for_a_second() {
         let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
         cluster.create_topic("events", 1, 1).expect("a topic");
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", cluster.bootstrap_servers())
-            .set("client.id", "mock");
+        let config = mock_client(&cluster);
         let producer: BaseProducer = config.create().expect("a producer");
         for key in ["a", "b", "c"] {
             let record = BaseRecord::to("events").key(key).payload(key);

@@ -274,6 +274,7 @@ pub fn wait_for(
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::log::kafka::client::mock_client;
     use rdkafka::mocking::MockCluster;
     use rdkafka::producer::{BaseProducer, BaseRecord, Producer as _};
     use std::sync::atomic::{AtomicU64, Ordering};
@@ -318,10 +319,7 @@ mod tests {
     fn a_reader_that_nobody_uses_for_half_a_minute_ends_and_the_next_read_has_a_new_one() {
         let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
         cluster.create_topic("changes", 2, 1).expect("a topic");
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", cluster.bootstrap_servers())
-            .set("client.id", "mock");
+        let config = mock_client(&cluster);
         let producer: BaseProducer = config.create().expect("a producer");
         for partition in [0, 1] {
             let record = BaseRecord::to("changes").partition(partition).key("a").payload("b");
@@ -361,10 +359,7 @@ mod tests {
     fn clients_that_many_readers_at_a_time_needed_end_when_nobody_reads_except_one() {
         let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
         cluster.create_topic("changes", 1, 1).expect("a topic");
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", cluster.bootstrap_servers())
-            .set("client.id", "mock");
+        let config = mock_client(&cluster);
         let clock = Arc::new(ManualClock::new(1_000));
         let readers = HistoryReaders::new(config, clock.clone(), 1);
         let lend = || {

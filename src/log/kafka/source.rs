@@ -207,6 +207,7 @@ fn connect(config: &ClientConfig) -> Result<Arc<GuardedConsumer>, Error> {
 mod tests {
     use super::*;
     use crate::clock::ManualClock;
+    use crate::log::kafka::client::mock_client;
     use rdkafka::mocking::MockCluster;
 
     #[test]
@@ -214,10 +215,7 @@ mod tests {
         let clock = Arc::new(ManualClock::new(1_000));
         let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
         cluster.create_topic("there", 4, 1).expect("a topic");
-        let mut config = ClientConfig::new();
-        config
-            .set("bootstrap.servers", cluster.bootstrap_servers())
-            .set("client.id", "mock");
+        let config = mock_client(&cluster);
         let source = Source::new(config, clock.clone()).expect("a client");
         let first = source.client().expect("a client");
         let is_first = || Arc::ptr_eq(&first, &source.client().expect("a client"));
