@@ -135,7 +135,7 @@ impl Client {
 
     /// Asks for a route and returns the body of its answer.
     pub async fn get_bytes(&self, route: RouteId) -> Result<Vec<u8>, ClientError> {
-        answered(self.request(RouteRequest::new(route, &[]))).await
+        self.send_bytes(RouteRequest::new(route, &[])).await
     }
 
     /// Asks for a route.

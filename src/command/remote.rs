@@ -85,14 +85,12 @@ impl Server {
 
 impl Client {
     pub fn get(&self, route: RouteId) -> anyhow::Result<Response> {
-        let answered = self.runtime.block_on(self.server.get_bytes(route));
-        self.answer(route, answered)
+        self.send(RouteRequest::new(route, &[]))
     }
 
     pub fn post(&self, route: RouteId, body: &impl Serialize) -> anyhow::Result<Response> {
         let body = serde_json::to_vec(body)?;
-        let answered = self.runtime.block_on(self.server.post_bytes(route, body));
-        self.answer(route, answered)
+        self.send(RouteRequest::new(route, &[]).with_body(body))
     }
 
     pub fn send(&self, asked: RouteRequest) -> anyhow::Result<Response> {

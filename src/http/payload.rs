@@ -77,9 +77,14 @@ pub struct Payload {
 }
 
 impl Payload {
-    /// Reads the body as a JSON object. A byte order mark, which some editors write, means nothing.
+    /// Returns the body without a byte order mark, which some editors write before JSON.
+    pub fn unmarked(&self) -> &[u8] {
+        self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes)
+    }
+
+    /// Reads the body as a JSON object.
     pub fn object<T: DeserializeOwned>(&self) -> Result<T, ApiError> {
-        let bytes = self.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&self.bytes);
+        let bytes = self.unmarked();
         // serde would take an array for an object whose fields have no names.
         match bytes.trim_ascii_start().first() {
             Some(b'{') | None => serde_json::from_slice(bytes).map_err(|error| ApiError::json(&error)),

@@ -24,34 +24,27 @@ const HARMLESS: [&str; 5] = ["_", "cb", "nocache", "t", "ts"];
 /// Refuses parameters that a route does not have, that are given more than once and may not be, or that are not UTF-8: a misspelt
 /// filter would be no filter, of two values one would be ignored, and a byte that is replaced would name somebody else.
 pub(super) fn only(query: Option<&str>, route: RouteId) -> Result<(), ApiError> {
-    let names: Vec<&str> = route.route().query_names().collect();
-    let mut pairs = form_urlencoded::parse(query.unwrap_or_default().as_bytes());
-    match pairs.find(|(key, _)| !names.contains(&&**key) && !HARMLESS.contains(&&**key)) {
-        None => once_and_readable(query.unwrap_or_default(), route),
-        Some((key, _)) => {
-            let has = names.join("`, `");
-            let message = format!("{key:?} is not a parameter of this path, which has `{has}`");
-            Err(ApiError::bad_request("bad_parameter", message))
-        }
+    let (query, route) = (query.unwrap_or_default(), route.route());
+    let bad = |message| Err(ApiError::bad_request("bad_parameter", message));
+    let names = || {
+        let pairs = form_urlencoded::parse(query.as_bytes()).map(|(name, _)| name);
+        pairs.filter(|name| !HARMLESS.contains(&&**name))
+    };
+    let known: Vec<&str> = route.query_names().collect();
+    if let Some(name) = names().find(|name| !known.contains(&&**name)) {
+        let has = known.join("`, `");
+        return bad(format!("{name:?} is not a parameter of this path, which has `{has}`"));
     }
-}
-
-fn once_and_readable(query: &str, route: RouteId) -> Result<(), ApiError> {
+    let is_not_utf8 = |pair: &&str| percent_decode_str(pair).decode_utf8().is_err();
+    if let Some(pair) = query.split('&').find(is_not_utf8) {
+        return bad(format!("the query string is not UTF-8: {pair:?}"));
+    }
     let mut seen = BTreeSet::new();
-    for pair in query.split('&').filter(|pair| !pair.is_empty()) {
-        let (name, value) = pair.split_once('=').unwrap_or((pair, ""));
-        let [name, value] = [name, value].map(|text| text.replace('+', " "));
-        let [name, value] = [&name, &value].map(|text| percent_decode_str(text).decode_utf8());
-        let (Ok(name), Ok(_)) = (&name, &value) else {
-            let message = format!("the query string is not UTF-8: {pair:?}");
-            return Err(ApiError::bad_request("bad_parameter", message));
-        };
-        if !route.route().may_repeat(name) && !HARMLESS.contains(&&**name) && !seen.insert(name.to_string()) {
-            let message = format!("`{name}` is given more than once");
-            return Err(ApiError::bad_request("bad_parameter", message));
-        }
+    let mut once = names().filter(|name| !route.may_repeat(name));
+    match once.find(|name| !seen.insert(name.clone())) {
+        Some(name) => bad(format!("`{name}` is given more than once")),
+        None => Ok(()),
     }
-    Ok(())
 }
 
 /// A parameter in a query string that is there or not: `strict`, `strict=1`, `strict=true`.

@@ -224,7 +224,7 @@ fn read_body(payload: &Result<Payload, ApiError>) -> Result<&[u8], Refusal> {
         let info = format!("a body may have at most {BODY_BYTES_MAX} bytes");
         return Err(Refusal::new(code::TOO_LARGE, info));
     }
-    Ok(payload.bytes.strip_prefix(b"\xef\xbb\xbf").unwrap_or(&payload.bytes))
+    Ok(payload.unmarked())
 }
 
 /// The newer query command, which names the status `Status`.

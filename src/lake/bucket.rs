@@ -112,6 +112,24 @@ impl LakeBucket {
         path.split('/').fold(self.base.clone(), |key, part| key.join(part))
     }
 
+    /// Returns the names and sizes of the objects in a folder.
+    fn listed(&mut self, what: &str, folder: &str) -> io::Result<Vec<(String, u64)>> {
+        let prefix = self.key(folder);
+        let listed = self.request(what, |objects| {
+            let prefix = prefix.clone();
+            async move { Ok(objects.list(Some(&prefix)).try_collect::<Vec<_>>().await?) }
+        })?;
+        let Answer::Done(listed) = listed else {
+            return Err(unexpected());
+        };
+        let named = listed.into_iter().filter_map(|object| {
+            let name = object.location.filename()?;
+            // Not one of a folder within this one.
+            (object.location == prefix.clone().join(name)).then(|| (name.to_owned(), object.size))
+        });
+        Ok(named.collect())
+    }
+
     /// Makes a request, and repeats it while the bucket is away.
     fn request<T, F>(&mut self, what: &str, attempt: impl Fn(Arc<dyn ObjectStore>) -> F) -> io::Result<Answer<T>>
     where
@@ -282,22 +300,9 @@ impl LakeStorage for LakeBucket {
     fn list(&mut self) -> io::Result<Vec<(String, u64)>> {
         let mut found = Vec::new();
         for folder in FOLDERS {
-            let prefix = self.key(folder);
-            let listed = self.request("list the objects", |objects| {
-                let prefix = prefix.clone();
-                async move { Ok(objects.list(Some(&prefix)).try_collect::<Vec<_>>().await?) }
-            })?;
-            let Answer::Done(listed) = listed else {
-                return Err(unexpected());
-            };
-            for object in listed {
-                if let Some(name) = object.location.filename()
-                    && is_ours(name)
-                    && object.location == prefix.clone().join(name)
-                {
-                    found.push((format!("{folder}/{name}"), object.size));
-                }
-            }
+            let listed = self.listed("list the objects", folder)?;
+            let ours = listed.into_iter().filter(|(name, _)| is_ours(name));
+            found.extend(ours.map(|(name, bytes)| (format!("{folder}/{name}"), bytes)));
         }
         found.sort_unstable();
         Ok(found)
@@ -307,21 +312,8 @@ impl LakeStorage for LakeBucket {
         let mut found = Vec::new();
         for folder in FOLDERS {
             let folder = format!("{folder}/{METADATA}");
-            let prefix = self.key(&folder);
-            let listed = self.request("list the metadata", |objects| {
-                let prefix = prefix.clone();
-                async move { Ok(objects.list(Some(&prefix)).try_collect::<Vec<_>>().await?) }
-            })?;
-            let Answer::Done(listed) = listed else {
-                return Err(unexpected());
-            };
-            for object in listed {
-                if let Some(name) = object.location.filename()
-                    && object.location == prefix.clone().join(name)
-                {
-                    found.push(format!("{folder}/{name}"));
-                }
-            }
+            let listed = self.listed("list the metadata", &folder)?;
+            found.extend(listed.into_iter().map(|(name, _)| format!("{folder}/{name}")));
         }
         found.sort_unstable();
         Ok(found)

@@ -68,7 +68,6 @@ impl Hung {
 
 /// A client, or what belongs to one, and whether it was given up. See the module.
 pub struct Guarded<C: Send + Sync + 'static> {
-    name: String,
     /// None only while it is dropped. Calls that have not returned have it too.
     client: Option<Arc<Counted<C>>>,
     standing: Arc<Standing>,
@@ -78,15 +77,15 @@ pub struct Guarded<C: Send + Sync + 'static> {
 
 /// A client that is counted until it is freed, which the last one does that has it.
 struct Counted<C> {
-    name: String,
     /// None only while it is dropped.
     client: Option<C>,
     standing: Arc<Standing>,
 }
 
-/// Both change while [`GIVEN_UP`] is locked, so that each client is counted once at most.
-#[derive(Default)]
+/// What is known of a client also when it is gone. Both flags change while [`GIVEN_UP`] is locked, so that each client is counted once at
+/// most.
 struct Standing {
+    name: String,
     is_given_up: AtomicBool,
     is_freed: AtomicBool,
 }
@@ -106,7 +105,7 @@ impl<C> Drop for Counted<C> {
         if self.standing.is_given_up.load(Ordering::Acquire) {
             *given_up -= 1;
             tracing::info!(
-                client = self.name,
+                client = self.standing.name,
                 given_up = *given_up,
                 "a client of Kafka that was given up is freed: its call has returned"
             );
@@ -127,14 +126,16 @@ impl<C: Send + Sync + 'static> Guarded<C> {
 
     fn of(name: String, client: C, is_irreplaceable: bool) -> Guarded<C> {
         metrics::kafka_client_made();
-        let standing: Arc<Standing> = Arc::default();
+        let standing = Arc::new(Standing {
+            name,
+            is_given_up: AtomicBool::new(false),
+            is_freed: AtomicBool::new(false),
+        });
         let counted = Counted {
-            name: name.clone(),
             client: Some(client),
             standing: standing.clone(),
         };
         Guarded {
-            name,
             client: Some(Arc::new(counted)),
             standing,
             is_irreplaceable,
@@ -196,27 +197,27 @@ impl<C: Send + Sync + 'static> Guarded<C> {
 
     fn hung(&self, call: &'static str) -> Hung {
         Hung {
-            client: self.name.clone(),
+            client: self.standing.name.clone(),
             call,
         }
     }
 
     fn give_up(&self, call: &'static str) {
-        let Some(given_up) = note_given_up(&self.standing, &self.name, call) else {
+        let Some(given_up) = note_given_up(&self.standing, call) else {
             return;
         };
         if self.is_irreplaceable {
             tasks::end_process(&format!(
                 "the client {} of Kafka hangs in {call}, and the group may count it as alive: the process ends, so that \
                  its partitions go to other nodes. Start it again",
-                self.name
+                self.standing.name
             ));
         }
         if given_up >= GIVEN_UP_MAX {
             tasks::end_process(&format!(
                 "{given_up} clients of Kafka were given up because calls into librdkafka did not return, the last one, {}, in \
                  {call}: the process ends, so that its partitions go to other nodes. Start it again",
-                self.name
+                self.standing.name
             ));
         }
     }
@@ -246,13 +247,13 @@ impl<C: Send + Sync + 'static> Drop for Guarded<C> {
         }
         if on_a_helper("rd_kafka_destroy", patience(), move || drop(client)).is_none() {
             // It was to end anyway, so no other takes its place.
-            note_given_up(&self.standing, &self.name, "rd_kafka_destroy");
+            note_given_up(&self.standing, "rd_kafka_destroy");
         }
     }
 }
 
 /// Counts and logs it. Returns how many there are now; `None` if it was given up before, or has been freed at this moment.
-fn note_given_up(standing: &Standing, client: &str, call: &'static str) -> Option<usize> {
+fn note_given_up(standing: &Standing, call: &'static str) -> Option<usize> {
     let mut given_up = locked(&GIVEN_UP);
     if standing.is_freed.load(Ordering::Acquire) || standing.is_given_up.swap(true, Ordering::AcqRel) {
         return None;
@@ -260,7 +261,7 @@ fn note_given_up(standing: &Standing, client: &str, call: &'static str) -> Optio
     *given_up += 1;
     metrics::kafka_client_given_up("hung");
     tracing::error!(
-        client,
+        client = standing.name,
         call,
         given_up = *given_up,
         "a client of Kafka is given up: a call has not returned"
@@ -443,7 +444,7 @@ mod tests {
         assert_eq!(begun.recv(), Ok(Ok(())));
         // What is freed is not counted any more.
         assert!(standing.is_freed.load(Ordering::Acquire));
-        assert_eq!(note_given_up(&standing, "three", "another"), None);
+        assert_eq!(note_given_up(&standing, "another"), None);
     }
 
     #[test]
