@@ -41,7 +41,7 @@ use partition::LakePartition;
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs::File;
 use std::io::{self, Seek as _, Write};
-use storage::{HASH_DIGITS, LakeStorage, ManifestWrite, PART, commit_of, hash_of};
+use storage::{LakeStorage, ManifestWrite, PART, commit_of, hash_of, name_hash};
 
 /// After so many changes a commit is due, whatever the time.
 pub const PENDING_MAX: usize = 200_000;
@@ -610,7 +610,7 @@ fn open_verified<S: LakeStorage>(storage: &mut S, path: &str) -> Result<File, Er
     let mut hasher = blake3::Hasher::new();
     io::copy(&mut file, &mut hasher).map_err(read())?;
     file.rewind().map_err(read())?;
-    let found = name_hash(&hasher);
+    let found = name_hash(&hasher.finalize());
     match hash_of(path) {
         Some(named) if named == found => Ok(file),
         named => Err(Error::Altered {
@@ -619,11 +619,6 @@ fn open_verified<S: LakeStorage>(storage: &mut S, path: &str) -> Result<File, Er
             found,
         }),
     }
-}
-
-/// Returns what the name of a file has of the hash of its bytes.
-fn name_hash(hasher: &blake3::Hasher) -> String {
-    hasher.finalize().to_hex()[..HASH_DIGITS].to_owned()
 }
 
 /// Counts and hashes what is written.
@@ -703,7 +698,7 @@ impl<S: LakeStorage> TableFile<S> {
             "{}/{}{first:010}-{last:010}-{commit:010}-{}.parquet",
             self.list.folder(),
             self.list.prefix(),
-            name_hash(&hasher)
+            name_hash(&hasher.finalize())
         );
         storage.publish(inner, &path).map_err(cannot(failed))?;
         Ok(LakeFile {

@@ -19,8 +19,17 @@ const LOCK: &str = "writer.lock";
 /// What names of files that are being written end with.
 pub(super) const PART: &str = ".part";
 
-/// So many hexadecimal digits of the BLAKE3 hash of its bytes the name of a data file has.
-pub(super) const HASH_DIGITS: usize = 16;
+/// So many hexadecimal digits of the BLAKE3 hash of its bytes the name of a file has.
+const HASH_DIGITS: usize = 16;
+
+/// Returns what the name of a file has of the hash of its bytes.
+pub(super) fn name_hash(hash: &blake3::Hash) -> String {
+    hash.to_hex()[..HASH_DIGITS].to_owned()
+}
+
+pub(super) fn is_name_hash(text: &str) -> bool {
+    text.len() == HASH_DIGITS && text.bytes().all(|byte| byte.is_ascii_hexdigit())
+}
 
 /// What a lake does with its files. Paths are relative, with `/`.
 pub trait LakeStorage {
@@ -152,10 +161,9 @@ pub(super) fn commit_of(name: &str) -> Option<u64> {
     let mut parts = name.strip_suffix(".parquet")?.rsplit('-');
     let (hash, last, first) = (parts.next()?, parts.next()?, parts.next()?);
     let is_number = |text: &str| text.len() >= 10 && text.bytes().all(|byte| byte.is_ascii_digit());
-    let is_hash = hash.len() == HASH_DIGITS && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
     // The first may stand behind a folder.
     let is_first = is_number(first.rsplit('/').next()?);
-    (is_hash && is_first && is_number(last)).then(|| last.parse().ok())?
+    (is_name_hash(hash) && is_first && is_number(last)).then(|| last.parse().ok())?
 }
 
 /// Returns the hash in the name of a data file.

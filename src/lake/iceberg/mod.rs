@@ -19,7 +19,7 @@ mod metadata;
 pub mod positions;
 
 use super::manifest::{FileList, LakeManifest};
-use super::storage::{FOLDERS, LakeStorage, ManifestWrite};
+use super::storage::{FOLDERS, LakeStorage, ManifestWrite, is_name_hash, name_hash};
 use super::{Error, REPLACED_KEPT_MS, cannot, overtaken, read_manifest};
 use crate::audit::export::columnar::ParquetFile;
 use crate::audit::export::{Cell, ColumnKind, ExportColumn};
@@ -98,8 +98,7 @@ fn named_commit(name: &str) -> Option<(u64, Option<u64>)> {
     let mut parts = stem.split('-');
     let found = (number(parts.next()?)?, Some(number(parts.next()?)?));
     let [_, hash] = [parts.next()?, parts.next()?];
-    let is_hash = hash.len() == 16 && hash.bytes().all(|byte| byte.is_ascii_hexdigit());
-    (is_hash && parts.next().is_none()).then_some(found)
+    (is_name_hash(hash) && parts.next().is_none()).then_some(found)
 }
 
 impl IcebergTables {
@@ -271,8 +270,8 @@ impl IcebergTables {
         let LakeManifest {
             commit, committed_ms, ..
         } = newest;
-        let hash = blake3::hash(bytes).to_hex();
-        let name = format!("{commit:010}-{committed_ms:013}-{kind}-{}.{extension}", &hash[..16]);
+        let hash = name_hash(&blake3::hash(bytes));
+        let name = format!("{commit:010}-{committed_ms:013}-{kind}-{hash}.{extension}");
         let path = format!("{folder}/metadata/{name}");
         let uri = self.uri(&path);
         self.write(storage, newest, folder, path, bytes)?;
