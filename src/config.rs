@@ -18,7 +18,7 @@ pub use tokens::{read_tokens, warn_if_shared};
 
 use crate::presence::policy::Policy;
 use crate::presence::{Offset, Partition};
-use crate::schema::policy::{POLICY_BYTES_MAX, parse_policy, policy_json};
+use crate::schema::policy::{POLICY_BYTES_MAX, parse_written_policy, policy_json};
 use anyhow::{Context as _, anyhow, bail};
 use chrono::DateTime;
 use clap::ValueEnum;
@@ -706,7 +706,7 @@ fn within(name: &'static str, value: Option<u64>, default: u64, least: u64, most
 pub fn read_policy(file: Option<&Path>) -> anyhow::Result<Option<Policy>> {
     let Some(file) = file else { return Ok(None) };
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
-    let policy = parse_policy(&text).map_err(|invalid| anyhow!("{invalid}"));
+    let policy = parse_written_policy(&text).map_err(|invalid| anyhow!("{invalid}"));
     let policy = policy.with_context(|| format!("the policy {} is not valid", file.display()))?;
     let stored = policy_json(&policy).len();
     if stored > POLICY_BYTES_MAX {

@@ -20,6 +20,7 @@ use crate::config::{Tim, TimUnknown};
 use crate::engine::UserRow;
 use crate::presence::Status;
 use crate::presence::event::{Event, Target, bounds};
+use crate::schema::unique_keys::UniqueKeys;
 use axum::Router;
 use axum::extract::{FromRef, FromRequestParts, RawQuery, State};
 use axum::http::request::Parts;
@@ -261,7 +262,7 @@ struct Question {
 impl Question {
     fn read(body: &[u8]) -> Result<Question, Refusal> {
         let bad = |info: String| Refusal::new(code::QUERY_BAD_BODY, info);
-        let value: Value =
+        let UniqueKeys(value) =
             serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
         let object = value
             .as_object()
@@ -449,7 +450,8 @@ async fn log_out(
 ) -> Result<Response, Refusal> {
     let body = read_body(payload)?;
     let bad = |info: String| Refusal::new(code::KICK_BAD_BODY, info);
-    let value: Value = serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
+    let UniqueKeys(value) =
+        serde_json::from_slice(body).map_err(|error| bad(format!("the body is not JSON: {error}")))?;
     // `Identifier` is the older name of `UserID`.
     let user = value
         .get("UserID")

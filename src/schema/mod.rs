@@ -13,6 +13,7 @@ pub mod json;
 pub mod nearest;
 pub mod partitioner;
 pub mod policy;
+pub mod unique_keys;
 pub(crate) mod wire_event;
 
 use crate::presence::change::OutputId;

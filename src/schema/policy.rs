@@ -4,6 +4,7 @@
 //! and the defaults, so that they exist once. Every error names the key.
 
 use super::nearest::did_you_mean;
+use super::unique_keys::UniqueKeys;
 use crate::presence::policy::{
     InvalidPolicy, LoginMode, Outage, Platform, PlatformDocument, Policy, PolicyDocument, RULES, bounds,
 };
@@ -37,15 +38,25 @@ const PLATFORM_KEYS: [&str; 8] = [
 /// The largest policy document, in bytes: a request's text, or what a file becomes.
 pub const POLICY_BYTES_MAX: usize = 512 << 10;
 
-/// Parses a policy document and completes it with the defaults.
+/// Parses a policy document of a log and completes it with the defaults.
 pub fn parse_policy(text: &str) -> Result<Policy, InvalidPolicy> {
-    let value = serde_json::from_str(text).map_err(|error| {
-        InvalidPolicy(match error.classify() {
-            Category::Eof => format!("policy: the JSON ends too early, in line {}", error.line()),
-            _ => format!("policy: not JSON: {error}"),
-        })
-    })?;
+    let value: Value = serde_json::from_str(text).map_err(|error| not_json(&error))?;
     policy_document(&value)?.complete()
+}
+
+/// Parses a policy document that somebody wrote, as [`parse_policy`] does, but a key that is given twice is an error. In a
+/// log, the last one counts: what is in a log does not change its meaning.
+pub fn parse_written_policy(text: &str) -> Result<Policy, InvalidPolicy> {
+    let UniqueKeys(value) = serde_json::from_str(text).map_err(|error| not_json(&error))?;
+    policy_document(&value)?.complete()
+}
+
+fn not_json(error: &serde_json::Error) -> InvalidPolicy {
+    InvalidPolicy(match error.classify() {
+        Category::Eof => format!("policy: the JSON ends too early, in line {}", error.line()),
+        Category::Data => format!("policy: {error}"),
+        _ => format!("policy: not JSON: {error}"),
+    })
 }
 
 /// Reads the fields of a policy document. Unknown keys, at any level, are an error. Null is allowed only for

@@ -326,6 +326,55 @@ fn a_body_of_more_than_8_mib_is_413_and_one_of_8_mib_is_not() {
     assert_eq!(house.ends(), [1]);
 }
 
+/// Of two values one would be dropped in silence.
+#[test]
+fn what_is_given_twice_in_one_object_is_refused_and_named() {
+    let house = House::new(1);
+    let (alice, bob) = (connect("alice", 1).to_string(), connect("bob", 2).to_string());
+    for (body, message) in [
+        (format!(r#"{{"events":[{alice}],"events":[{bob}]}}"#), "`events` is given twice"),
+        (format!(r#"{{"events":[{alice}],"type":"tick"}}"#), "not both"),
+        (format!(r#"{{"type":"tick","events":[{alice}]}}"#), "not both"),
+        (r#"{"type":"policy","policy":{"login":"multi","login":"single"}}"#.to_owned(), r#""login" is given twice"#),
+        (
+            r#"{"type":"policy","policy":{"platforms":{"ios":{"push":true,"push":false}}}}"#.to_owned(),
+            r#""push" is given twice"#,
+        ),
+    ] {
+        let error = house.post("/v1/events", &body).error(400, "bad_json");
+        let said = error["message"].as_str().expect("text");
+        assert!(said.contains(message), "{body}: {said}");
+    }
+
+    // Every field, whatever its value, and whether its name is written with escapes or not.
+    let fields = [
+        "type", "user", "platform", "device", "gateway", "epoch", "conn", "intent", "client", "reason", "text", "ttl_ms",
+        "beats", "auth_at", "conns", "revision", "partition", "offset", "ts",
+    ];
+    for field in fields {
+        let escaped = format!("\\u{:04x}{}", field.as_bytes()[0], &field[1..]);
+        for (first, second) in [(field, field), (escaped.as_str(), field), (field, escaped.as_str())] {
+            let twice = format!(r#"{{"{first}":null,"{second}":null,{}"#, &alice[1..]);
+            for (content, body) in [
+                ("application/json", format!("[{bob},{twice}]")),
+                ("application/json", twice.clone()),
+                ("application/x-ndjson", twice.clone()),
+            ] {
+                let client = house.with("Content-Type", content);
+                let error = client.post("/v1/events", &body).error(400, "bad_event");
+                assert_eq!(error["field"], field, "{body}");
+                let said = error["message"].as_str().expect("text");
+                assert!(said.contains("is given twice"), "{body}: {said}");
+            }
+        }
+    }
+    let beats = json!({"type":"heartbeats","gateway":"g","epoch":1,"beats":[]}).to_string();
+    let beats = beats.replace("[]", r#"[{"user":"a","conn":1,"user":"b","platform":"ios","device":"d"}]"#);
+    let error = house.post("/v1/events", &beats).error(400, "bad_event");
+    assert!(error["message"].as_str().expect("text").contains("beat 0: `user` is given twice"), "{error}");
+    assert_eq!(house.ends(), [0]);
+}
+
 #[test]
 fn wrong_json_is_400_with_line_and_column() {
     let house = House::new(1);

@@ -6,6 +6,7 @@ use super::items::{Beats, BeatsSeed};
 use super::raw::Raw;
 use super::skip::Skip;
 use crate::presence::event::{Event, HeartbeatEntry};
+use crate::schema::unique_keys::UniqueKeys;
 use crate::schema::wire_event;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
 use serde_json::Value;
@@ -86,6 +87,27 @@ pub(super) struct Fields<'a> {
     pub revision: Raw<'a>,
     pub partition: Raw<'a>,
     pub policy: PolicyField,
+    given: GivenFields,
+}
+
+/// Which fields an object has, and the first that it has twice: of two values one would be dropped.
+#[derive(Default)]
+struct GivenFields {
+    bits: u32,
+    repeated: Option<Field>,
+}
+
+impl GivenFields {
+    fn note(&mut self, field: Field) {
+        if field == Field::Unknown {
+            return;
+        }
+        let bit = 1 << field as u32;
+        if self.bits & bit != 0 {
+            self.repeated.get_or_insert(field);
+        }
+        self.bits |= bit;
+    }
 }
 
 /// Reads an object's fields.
@@ -143,6 +165,7 @@ impl Visitor<'_> for Key<'_, '_> {
     }
 }
 
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Field {
     Offset,
     Ts,
@@ -167,6 +190,35 @@ pub(super) enum Field {
     Unknown,
 }
 
+impl Field {
+    /// The name that [`Key`] reads.
+    const fn name(self) -> &'static str {
+        match self {
+            Field::Offset => "offset",
+            Field::Ts => "ts",
+            Field::Type => "type",
+            Field::User => "user",
+            Field::Platform => "platform",
+            Field::Device => "device",
+            Field::Gateway => "gateway",
+            Field::Epoch => "epoch",
+            Field::Conn => "conn",
+            Field::Intent => "intent",
+            Field::Client => "client",
+            Field::Reason => "reason",
+            Field::Text => "text",
+            Field::TtlMs => "ttl_ms",
+            Field::Beats => "beats",
+            Field::AuthAt => "auth_at",
+            Field::Conns => "conns",
+            Field::Revision => "revision",
+            Field::Partition => "partition",
+            Field::Policy => "policy",
+            Field::Unknown => "",
+        }
+    }
+}
+
 impl<'de> Visitor<'de> for FieldsSeed<'_> {
     type Value = Fields<'de>;
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -189,6 +241,7 @@ impl<'de> Fields<'de> {
         seen: &mut Seen<'_>,
         entries: &mut A,
     ) -> Result<(), A::Error> {
+        self.given.note(field);
         let place = match field {
             Field::Offset => &mut self.offset,
             Field::Ts => &mut self.ts,
@@ -221,7 +274,8 @@ impl<'de> Fields<'de> {
                 self.policy = if length > seen.policy_bytes {
                     PolicyField::TooLong(length, seen.policy_bytes)
                 } else {
-                    PolicyField::Value(serde_json::from_str(raw.get()).map_err(de::Error::custom)?)
+                    let UniqueKeys(document) = serde_json::from_str(raw.get()).map_err(de::Error::custom)?;
+                    PolicyField::Value(document)
                 };
                 return Ok(());
             }
@@ -236,7 +290,23 @@ impl<'de> Fields<'de> {
 }
 
 impl<'a> Fields<'a> {
+    fn refuse_repeated(&self) -> Result<(), BadEvent> {
+        match self.given.repeated {
+            None => Ok(()),
+            Some(field) => bad(
+                field.name(),
+                format!("`{}` is given twice in one object; give it once", field.name()),
+            ),
+        }
+    }
+
+    /// Whether any field of an event was read.
+    pub fn any_given(&self) -> bool {
+        self.given.bits != 0
+    }
+
     pub fn beat(&mut self) -> Result<HeartbeatEntry<'a>, BadEvent> {
+        self.refuse_repeated()?;
         wire_event::beat(self)
     }
 
@@ -251,6 +321,7 @@ impl<'a> Fields<'a> {
     }
 
     pub fn event(&mut self) -> Result<Event<'a>, BadEvent> {
+        self.refuse_repeated()?;
         let kind = match std::mem::take(&mut self.kind) {
             Raw::Text(kind) => kind,
             Raw::Missing | Raw::Null => return bad("type", "`type` is missing"),

@@ -151,8 +151,9 @@ impl<'de> Visitor<'de> for RequestSeed<'_, 'de> {
         };
         while let Some(key) = entries.next_key::<Cow<'de, str>>()? {
             if key == "events" {
-                *self.new = NewEvents::default();
-                found = true;
+                if std::mem::replace(&mut found, true) {
+                    return Err(de::Error::custom("`events` is given twice; send one array with all events"));
+                }
                 entries.next_value_seed(RequestItems(RequestSeed {
                     new: &mut *self.new,
                     most: self.most,
@@ -162,6 +163,12 @@ impl<'de> Visitor<'de> for RequestSeed<'_, 'de> {
                 let field = Key(&mut seen).visit_str(&key)?;
                 fields.read(field, &mut seen, &mut entries)?;
             }
+        }
+        if found && fields.any_given() {
+            return Err(de::Error::custom(
+                "an object has either an array of events as `events` or the fields of one event, not both; send an array of \
+                 events: [{\"type\":\"connect\", …}]",
+            ));
         }
         if found {
             return Ok(());
