@@ -392,7 +392,9 @@ impl Admin<'_> {
             .set("isolation.level", "read_committed");
         config
             .set("allow.auto.create.topics", "false")
-            .set("fetch.queue.backoff.ms", "2");
+            .set("fetch.queue.backoff.ms", "2")
+            // The end is told by the fetch that finds nothing more, after this long; every start waits for it.
+            .set("fetch.wait.max.ms", "10");
         let consumer: BaseConsumer<DefaultContext> = config.create_with_context(DefaultContext).map_err(cannot)?;
         let mut from = TopicPartitionList::new();
         from.add_partition_offset(&owners, 0, KafkaOffset::Beginning)

@@ -63,7 +63,7 @@ impl KafkaFollower {
         beginning: Beginning,
         clock: Arc<dyn Clock>,
     ) -> Result<KafkaFollower, Error> {
-        let source = Source::new(connection.client("rollcall-follower"), clock)?;
+        let source = Source::asking_apart(connection.client("rollcall-follower"), clock)?;
         let owners = KnownOwners::follow(&source, connection.owners().into(), None, OWNERS_WAIT)?;
         if owners.all().iter().any(|(_, owner)| owner.group == group) {
             let text = format!("the group {group:?} is the engine's own: choose another with --group");

@@ -113,7 +113,7 @@ pub struct KafkaLog {
     seconds: Arc<SecondSource>,
     /// Partitions that are to be read with other fetches when they are taken up next.
     read_otherwise: Mutex<BTreeSet<Partition>>,
-    /// Asks for the group's committed offsets and is no member of it.
+    /// Asks for the group's committed offsets and for the ends of topics. It is no member of the group, and reads nothing.
     offsets: Arc<Source>,
     appender: Appender,
     tail: RecentOutputs,
@@ -134,7 +134,10 @@ impl KafkaLog {
     pub fn connect(node: Node, clock: Arc<dyn Clock>) -> Result<Arc<KafkaLog>, Error> {
         let names = Topic::ALL.map(|topic| Arc::from(node.connection.topic(topic)));
         let name = |topic: Topic| name_among(&names, topic);
-        let events = Source::new(node.client("events"), clock.clone())?;
+        let mut committed = node.client("offsets");
+        committed.set("group.id", &node.group);
+        let offsets = Source::of_group(committed, clock.clone())?;
+        let events = Source::asking(offsets.clone(), node.client("events"))?;
         let owners = KnownOwners::follow(&events, node.connection.owners().into(), Some(&node.group), OWNERS_WAIT)?;
         for (partition, owner) in owners.all() {
             if owner.partitions != node.partitions {
@@ -154,9 +157,6 @@ impl KafkaLog {
                 return Err(Error::Open(text.into()));
             }
         }
-        let mut committed = node.client("offsets");
-        committed.set("group.id", &node.group);
-        let offsets = Source::of_group(committed, clock.clone())?;
         let appender = Appender::new(name(Topic::Events), node.client("append"))?;
         let seconds = Arc::new(SecondSource::new(node.client("second"), clock.clone()));
         let tail = RecentOutputs::new(node.client("tail"), clock, node.partitions, name)?;
@@ -366,7 +366,7 @@ pub struct KafkaReader {
 impl KafkaReader {
     /// The number of partitions is that of the topic of events.
     pub fn connect(connection: Connection, clock: Arc<dyn Clock>) -> Result<KafkaReader, Error> {
-        let source = Source::new(connection.client("rollcall-log"), clock)?;
+        let source = Source::asking_apart(connection.client("rollcall-log"), clock)?;
         let name = connection.topic(Topic::Events);
         let asked = name.clone();
         let partitions = source.ask("rd_kafka_metadata", METADATA, move |consumer| {

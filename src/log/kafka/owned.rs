@@ -46,6 +46,8 @@ const CALL: Duration = Duration::from_secs(10);
 /// The time-out of the first call of a new producer, which may have to wait until an old producer's transaction is
 /// settled.
 const TAKE_UP: Duration = Duration::from_secs(30);
+/// How long a new producer may take to connect to a broker before it is asked for more.
+const CONNECTS: Duration = Duration::from_secs(1);
 /// The least average time between two transactions of a process, over all its partitions: a transaction takes
 /// milliseconds of a core, here and at the broker.
 const TRANSACTION_EVERY_MS: u64 = 5;
@@ -288,6 +290,13 @@ pub(super) fn output_producer(log: &KafkaLog, id: &str, what: &str) -> Result<Ar
         .create_with_context(CountingContext::default())
         .map_err(|error| (unwritten(what, &error), false))?;
     let producer = Guarded::new(log.node().client_id("outputs"), producer);
+    // librdkafka asks for the coordinator at once and, if it is not connected to any broker yet, only half a second later. If no
+    // broker answers here, the next call says so.
+    let events = log.name(Topic::Events);
+    let connected = producer.call("rd_kafka_metadata", CONNECTS, move |producer| {
+        producer.client().fetch_metadata(Some(&events), CONNECTS).map(drop)
+    });
+    let _ = connected.map_err(|hung| (Hung::unwritten(hung), false))?;
     let taken = producer.call("rd_kafka_init_transactions", TAKE_UP, |producer| {
         producer.init_transactions(TAKE_UP)
     });

@@ -21,6 +21,8 @@ use std::time::Duration;
 
 /// Both names of the setting for how many bytes of a partition are fetched at a time.
 pub const FETCH_BYTES: [&str; 2] = ["fetch.message.max.bytes", "max.partition.fetch.bytes"];
+/// How long a broker waits with the answer to a fetch until there are records.
+const FETCH_WAIT_MS: &str = "100";
 const QUERY: Duration = Duration::from_secs(10);
 /// The time-out of the stall check.
 pub const GLANCE: Duration = Duration::from_secs(2);
@@ -32,6 +34,8 @@ pub struct Source {
     config: ClientConfig,
     clock: Arc<dyn Clock>,
     client: Mutex<Arc<GuardedConsumer>>,
+    /// Asked for the ends of topics in place of this one.
+    asked: Option<Arc<Source>>,
     /// The topics whose ends could not be had since the last time they could, and since when, by the monotonic clock.
     silent_since_ms: Mutex<BTreeMap<String, u64>>,
 }
@@ -44,10 +48,25 @@ impl Source {
         Source::of_group(config, clock)
     }
 
+    /// Like [`Source::new`], for reading while ends are asked for: `asked` is asked for them, which reads nothing. A broker
+    /// answers a connection in order, so a question waits for the fetch before it, which waits for records, up to
+    /// [`FETCH_WAIT_MS`]; a partition that is taken up asks a dozen times.
+    pub fn asking(asked: Arc<Source>, mut config: ClientConfig) -> Result<Arc<Source>, Error> {
+        config.remove("group.id");
+        let clock = asked.clock.clone();
+        Source::with_isolation(config, clock, "read_committed", Some(asked))
+    }
+
+    /// Like [`Source::asking`], with a second client from the same settings.
+    pub fn asking_apart(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
+        let asked = Source::new(config.clone(), clock)?;
+        Source::asking(asked, config)
+    }
+
     /// Like [`Source::new`], but keeps the group of the settings, so that the source can ask for the group's offsets.
     /// It does not become a member.
     pub fn of_group(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
-        Source::with_isolation(config, clock, "read_committed")
+        Source::with_isolation(config, clock, "read_committed", None)
     }
 
     /// Like [`Source::of_group`], but the group's offsets are those that are committed when it asks, even if a transaction
@@ -55,10 +74,15 @@ impl Source {
     pub fn of_group_as_committed(config: ClientConfig, clock: Arc<dyn Clock>) -> Result<Arc<Source>, Error> {
         // Clients that read committed records wait for the end of the transaction, and that of a dead producer may take
         // as long as its time-out.
-        Source::with_isolation(config, clock, "read_uncommitted")
+        Source::with_isolation(config, clock, "read_uncommitted", None)
     }
 
-    fn with_isolation(mut config: ClientConfig, clock: Arc<dyn Clock>, isolation: &str) -> Result<Arc<Source>, Error> {
+    fn with_isolation(
+        mut config: ClientConfig,
+        clock: Arc<dyn Clock>,
+        isolation: &str,
+        asked: Option<Arc<Source>>,
+    ) -> Result<Arc<Source>, Error> {
         config
             // A setting for producers, which an operator may have set.
             .remove("transaction.timeout.ms")
@@ -70,7 +94,7 @@ impl Source {
             // How long librdkafka pauses fetching once enough is queued. With the default of a second it paused for
             // four of five seconds while catching up.
             .set("fetch.queue.backoff.ms", "2")
-            .set("fetch.wait.max.ms", "100");
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS);
         for (key, value) in [
             ("queued.min.messages", "200000"),
             ("queued.max.messages.kbytes", "32768"),
@@ -84,6 +108,7 @@ impl Source {
             client: Mutex::new(connect(&config)?),
             config,
             clock,
+            asked,
             silent_since_ms: Mutex::default(),
         }))
     }
@@ -125,7 +150,8 @@ impl Source {
 
     /// Asks the broker for the present range of a partition: the oldest record kept, and the end of what is committed.
     pub fn ask_range(&self, topic: &str, partition: Partition) -> Result<(u64, u64), Error> {
-        let range = self.watermarks(topic, partition, QUERY)?;
+        let asked = self.asked.as_deref().unwrap_or(self);
+        let range = asked.watermarks(topic, partition, QUERY)?;
         range.map_err(|error| unread(&format!("the ends of {topic}, partition {partition}"), &error))
     }
 
@@ -164,8 +190,8 @@ impl Source {
         }
     }
 
-    /// Returns the end of what is committed, like [`ask_range`](Source::ask_range), with the short time-out of the
-    /// stall check.
+    /// Returns the end of what is committed, with the short time-out of the stall check. It is asked of the client that reads,
+    /// which is replaced if it gets no answer.
     pub fn glance(&self, topic: &str, partition: Partition) -> Option<u64> {
         match self.watermarks(topic, partition, GLANCE) {
             Ok(Ok((_, end))) => Some(end),
@@ -233,5 +259,31 @@ mod tests {
         assert!(is_first(), "it is replaced when it fails again");
         ask("there", 99).expect_err("there is no such partition");
         assert!(!is_first());
+    }
+
+    #[test]
+    fn ends_are_asked_of_the_client_that_does_not_read() {
+        let clock = Arc::new(ManualClock::new(1_000));
+        let cluster = MockCluster::new(1).expect("a broker inside of librdkafka");
+        cluster.create_topic("there", 1, 1).expect("a topic");
+        let asked = Source::new(mock_client(&cluster), clock.clone()).expect("a client");
+        let reading = Source::asking(asked.clone(), mock_client(&cluster)).expect("a client");
+        let [of_asked, of_reading] = [&asked, &reading].map(|source| source.client().expect("a client"));
+        let is_replaced = |source: &Source, first: &Arc<GuardedConsumer>| {
+            let now = source.client().expect("a client");
+            !Arc::ptr_eq(&now, first)
+        };
+        assert_eq!(reading.ask_range("there", Partition(0)).expect("known"), (0, 0));
+        for _ in 0..2 {
+            reading.ask_range("there", Partition(9)).expect_err("there is no such partition");
+            clock.advance_ms(SILENT_MS);
+        }
+        assert!(is_replaced(&asked, &of_asked), "it is the one that was asked");
+        assert!(!is_replaced(&reading, &of_reading));
+        for _ in 0..2 {
+            assert_eq!(reading.glance("there", Partition(9)), None);
+            clock.advance_ms(SILENT_MS);
+        }
+        assert!(is_replaced(&reading, &of_reading), "what reads is looked after itself");
     }
 }
