@@ -40,8 +40,9 @@ use tokio_tungstenite::tungstenite::protocol::{CloseFrame, Message, Role, WebSoc
 /// The subprotocol of a gateway; what a client offers beside a token in the subprotocol header.
 pub const PROTOCOL: &str = "rollcall.v1";
 const BEARER_PREFIX: &str = "bearer.";
-/// A connection is idle nearly all the time, so its buffer is small. It grows for a longer frame.
-const READ_BUFFER_BYTES: usize = 1 << 10;
+/// A connection is idle nearly all the time, and its buffer is there all the time. A heartbeat and its frame fit, and longer
+/// messages are read in parts of this size.
+const READ_BUFFER_BYTES: usize = 128;
 /// After how many seconds a client that was refused temporarily may retry: the minimum, and the greatest random
 /// addition.
 const RETRY_AFTER_S: (u64, u64) = (1, 5);
