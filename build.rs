@@ -32,7 +32,11 @@ fn commit() -> Option<String> {
         .canonicalize()
         .ok()?;
     // Asked for when it runs: checkouts that share a target directory may share the compiled form of this file.
-    if top != Path::new(&std::env::var_os("CARGO_MANIFEST_DIR")?).canonicalize().ok()? {
+    if top
+        != Path::new(&std::env::var_os("CARGO_MANIFEST_DIR")?)
+            .canonicalize()
+            .ok()?
+    {
         return None;
     }
     // Both change with every commit and checkout; a path that does not exist would make every build run this again.

@@ -710,6 +710,38 @@ fn beside_a_running_server_the_log_is_asked_and_verified() {
     assert_eq!(why[0]["pending"][0]["then"], "timeout");
     let (_, history) = of(&data, &["history", "u7"]);
     assert_eq!(history.len(), 2);
+    // Nobody was online before the log began, and neither does an answer of zeros say so, nor one without a user.
+    let text = |arguments: &[&str]| {
+        let mut all = vec!["audit"];
+        all.extend(arguments);
+        all.extend(["--data", data.to_str().unwrap()]);
+        let output = rollcall(&all).output().unwrap();
+        let [out, error] = [output.stdout, output.stderr].map(|text| String::from_utf8(text).unwrap());
+        (output.status.code().unwrap(), out, error)
+    };
+    for time in ["1700000000", "0", "-2d"] {
+        for more in [&[][..], &["--json"], &["--list"], &["--user", "u7"], &["--as-known"]] {
+            let (status, out, error) = text(&[&["at", time], more].concat());
+            let said = out + &error;
+            assert!(
+                status == 0 && said.contains("the log begins at 2"),
+                "{time} {more:?}: {said}"
+            );
+        }
+    }
+    let (_, out, error) = text(&["at", "-0s"]);
+    assert!(!(out + &error).contains("begins"));
+    // A user of another partition than is asked about.
+    let partition = rollcall::schema::partitioner::partition_of("u7", 3).0;
+    let [here, other] = [partition, (partition + 1) % 3].map(|partition| partition.to_string());
+    for question in [&["why", "u7"][..], &["history", "u7"], &["at", "-0s", "--user", "u7"]] {
+        let (status, _, error) = text(&[question, &["--partition", &other]].concat());
+        let named = format!("\"u7\" is a user of partition {here}");
+        assert!(status == 2 && error.contains(&named), "{question:?}: {error}");
+        assert_eq!(text(&[question, &["--partition", &here]].concat()).0, 0);
+    }
+    let (status, out, _) = text(&["verify", "--partition", "0", "--head", &"f".repeat(64)]);
+    assert!(status == 1 && out.contains("it never had the head of --head"), "{out}");
     let (_, heads) = of(&data, &["heads"]);
     let (status, verified) = of(&data, &["verify"]);
     assert_eq!((status, verified.len(), heads.len()), (0, 3, 3));

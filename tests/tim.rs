@@ -264,6 +264,8 @@ fn every_other_way_to_be_wrong_has_its_code() {
             (90_001, r#"{"To_Account":[]}"#),
             (90_001, r#"{"To_Account":null}"#),
             (90_001, r#"{"To_Account":["alice"],"IsNeedDetail":"yes"}"#),
+            (90_001, r#"{"To_Account":["alice"],"IsNeedDetail":2}"#),
+            (90_001, r#"{"To_Account":["alice"],"To_Account":["bob"]}"#),
             (90_003, r#"{"To_Account":"alice"}"#),
             (90_003, r#"{"To_Account":["alice",7]}"#),
             (90_003, r#"{"To_Account":[null]}"#),

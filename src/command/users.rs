@@ -2,7 +2,7 @@
 
 use super::remote::{Client, Response, Server, printed};
 use super::table::{columns, plain, relative};
-use crate::api::answers::{Unread, User, Users};
+use crate::api::answers::{Unread, User, UserDevice, Users};
 use crate::api::requests::UsersQuery;
 use crate::api::routes::RouteId;
 use crate::clock::{Clock as _, SystemClock};
@@ -105,7 +105,7 @@ pub fn page(user: &User, now_ms: u64) -> String {
         "CONN",
         "SINCE",
         "LAST SEEN",
-        "LOST UNLESS SEEN",
+        "NEXT",
     ];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
     for device in &user.devices {
@@ -117,12 +117,24 @@ pub fn page(user: &User, now_ms: u64) -> String {
             device.conn.to_string(),
             when(Some(device.since)),
             when(device.last_seen),
-            when(Some(device.deadline)),
+            next(device, &when(Some(device.deadline))),
         ]);
     }
     text.push('\n');
     text.push_str(&columns(&rows));
     text
+}
+
+/// What happens to a device by itself at its deadline.
+fn next(device: &UserDevice, when: &str) -> String {
+    match (device.state.as_str(), &device.lingering) {
+        ("online", None) => format!("lost {when} unless seen"),
+        ("online", Some(_)) => format!("loses its link {when}"),
+        ("away", _) => format!("logged out {when}"),
+        ("kicked", _) => format!("kick forgotten {when}"),
+        // A newer server may know more.
+        (state, _) => format!("{state} ends {when}"),
+    }
 }
 
 fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {

@@ -300,7 +300,14 @@ pub async fn check(State(app): State<AppState>, mut request: Request, next: Next
 }
 
 /// The token lacks a scope.
+/// Refuses a request for the lack of a scope. The events that only `admin` may publish are not known by then, so of `publish` it
+/// says what they need.
 pub fn forbidden(scope: &str) -> ApiError {
+    if scope == "publish" {
+        let message = "this bearer token has neither the scope publish, which events need, nor admin, which kick, policy, \
+                       forget and revision need";
+        return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message.to_owned());
+    }
     let message = format!("this bearer token does not have the scope {scope}, which this needs");
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
 }

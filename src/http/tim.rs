@@ -269,10 +269,11 @@ impl Question {
             .ok_or_else(|| bad("the body must be a JSON object".to_owned()))?;
         let wanted = |name: &str| match object.get(name) {
             None | Some(Value::Null) => Ok(false),
-            Some(value) => value
-                .as_i64()
-                .map(|wanted| wanted == 1)
-                .ok_or_else(|| bad(format!("{name} must be 0 or 1"))),
+            Some(value) => match value.as_u64() {
+                Some(0) => Ok(false),
+                Some(1) => Ok(true),
+                _ => Err(bad(format!("{name} must be 0 or 1"))),
+            },
         };
         let (detail, custom_status) = (wanted("IsNeedDetail")?, wanted("IsReturnCustomStatus")?);
         let missing = || bad("To_Account must have 1 to 500 user ids".to_owned());

@@ -59,7 +59,10 @@ pub async fn user_by_id(
 /// The user that the query string names, if nothing else is wrong with it.
 pub(super) fn required_id(query: Option<&str>, route: RouteId) -> Result<String, ApiError> {
     only(query, route)?;
-    let missing = || ApiError::bad_request("bad_parameter", "`id`, the user, is missing: /v1/user?id=alice");
+    let missing = || {
+        let message = format!("`id`, the user, is missing: {}?id=alice", route.route().path);
+        ApiError::bad_request("bad_parameter", message)
+    };
     of_right_length("`id`", parameter(query, "id").ok_or_else(missing)?)
 }
 

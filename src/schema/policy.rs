@@ -206,7 +206,13 @@ fn unknown_key<T>(within: &str, key: &str, known: &[&str]) -> Result<T, InvalidP
     } else {
         &format!(" in {within}")
     };
-    let meant = did_you_mean(key, known.iter().copied());
+    let meant = match key {
+        "policy" | "since" if within.is_empty() => {
+            "; this is an answer of `rollcall policy get` or GET /v1/policy: the document is what it has as `policy`"
+                .to_owned()
+        }
+        _ => did_you_mean(key, known.iter().copied()),
+    };
     Err(InvalidPolicy(format!("policy: unknown key {key:?}{within}{meant}")))
 }
 
@@ -457,6 +463,10 @@ mod tests {
     fn unknown_keys_at_any_level_are_an_error() {
         let check = |text: &str, begins: &str| assert!(refused(text).starts_with(begins), "{}", refused(text));
         check(r#"{"Rules":1}"#, r#"policy: unknown key "Rules""#);
+        check(
+            r#"{"policy":{"login":"multi"},"since":[]}"#,
+            r#"policy: unknown key "policy"; this is an answer of"#,
+        );
         check(
             r#"{"outage":{"silence":1}}"#,
             r#"policy: unknown key "silence" in outage"#,

@@ -332,10 +332,16 @@ fn what_is_given_twice_in_one_object_is_refused_and_named() {
     let house = House::new(1);
     let (alice, bob) = (connect("alice", 1).to_string(), connect("bob", 2).to_string());
     for (body, message) in [
-        (format!(r#"{{"events":[{alice}],"events":[{bob}]}}"#), "`events` is given twice"),
+        (
+            format!(r#"{{"events":[{alice}],"events":[{bob}]}}"#),
+            "`events` is given twice",
+        ),
         (format!(r#"{{"events":[{alice}],"type":"tick"}}"#), "not both"),
         (format!(r#"{{"type":"tick","events":[{alice}]}}"#), "not both"),
-        (r#"{"type":"policy","policy":{"login":"multi","login":"single"}}"#.to_owned(), r#""login" is given twice"#),
+        (
+            r#"{"type":"policy","policy":{"login":"multi","login":"single"}}"#.to_owned(),
+            r#""login" is given twice"#,
+        ),
         (
             r#"{"type":"policy","policy":{"platforms":{"ios":{"push":true,"push":false}}}}"#.to_owned(),
             r#""push" is given twice"#,
@@ -348,8 +354,25 @@ fn what_is_given_twice_in_one_object_is_refused_and_named() {
 
     // Every field, whatever its value, and whether its name is written with escapes or not.
     let fields = [
-        "type", "user", "platform", "device", "gateway", "epoch", "conn", "intent", "client", "reason", "text", "ttl_ms",
-        "beats", "auth_at", "conns", "revision", "partition", "offset", "ts",
+        "type",
+        "user",
+        "platform",
+        "device",
+        "gateway",
+        "epoch",
+        "conn",
+        "intent",
+        "client",
+        "reason",
+        "text",
+        "ttl_ms",
+        "beats",
+        "auth_at",
+        "conns",
+        "revision",
+        "partition",
+        "offset",
+        "ts",
     ];
     for field in fields {
         let escaped = format!("\\u{:04x}{}", field.as_bytes()[0], &field[1..]);
@@ -369,9 +392,18 @@ fn what_is_given_twice_in_one_object_is_refused_and_named() {
         }
     }
     let beats = json!({"type":"heartbeats","gateway":"g","epoch":1,"beats":[]}).to_string();
-    let beats = beats.replace("[]", r#"[{"user":"a","conn":1,"user":"b","platform":"ios","device":"d"}]"#);
+    let beats = beats.replace(
+        "[]",
+        r#"[{"user":"a","conn":1,"user":"b","platform":"ios","device":"d"}]"#,
+    );
     let error = house.post("/v1/events", &beats).error(400, "bad_event");
-    assert!(error["message"].as_str().expect("text").contains("beat 0: `user` is given twice"), "{error}");
+    assert!(
+        error["message"]
+            .as_str()
+            .expect("text")
+            .contains("beat 0: `user` is given twice"),
+        "{error}"
+    );
     assert_eq!(house.ends(), [0]);
 }
 

@@ -77,7 +77,16 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
     crate::server::wait_until("it is applied", || house.json(&["stats"])["users"]["known"] == 4);
 
     let page = house.prints(&["users", "get", "alice"]);
-    for word in ["alice", "online, since", "android", "d1", "g1", "LAST SEEN"] {
+    for word in [
+        "alice",
+        "online, since",
+        "android",
+        "d1",
+        "g1",
+        "LAST SEEN",
+        "lost in",
+        "unless seen",
+    ] {
         assert!(page.contains(word), "{page}");
     }
     assert_eq!(house.json(&["users", "get", "alice"])["user"], "alice");
@@ -110,6 +119,7 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
     assert_eq!(house.json(&["users", "get", "alice"])["status"], "online");
     let page = house.prints(&["kick", "alice", "--platform", "android", "--device", "d1"]);
     assert!(page.contains("offline, since"), "{page}");
+    assert!(page.contains("kick forgotten in") && !page.contains("lost"), "{page}");
     assert_eq!(house.json(&["kick", "a/b"])["status"], "offline");
 
     let stats = house.prints(&["stats"]);
@@ -167,6 +177,23 @@ fn users_are_shown_and_kicked_and_stats_and_policy_are_read_and_set() {
     let data = house.directory.path().join("data").display().to_string();
     let said = house.prints(&["policy", "check", "policy.json", "--against", &data]);
     assert!(said.contains("false offlines") && said.contains("would be"), "{said}");
+    for neither in [
+        "no-such-directory",
+        "./no-such-directory",
+        "127.0.0.1",
+        "127.0.0.1:1,",
+        "",
+    ] {
+        let said = refused(house.command(&["policy", "check", "policy.json", "--against", neither], ADMIN));
+        assert!(
+            said.contains(&format!("--against {neither:?}")) && said.contains("HOST:PORT"),
+            "{said}"
+        );
+    }
+    let got = house.json(&["policy", "get"]).to_string();
+    std::fs::write(house.directory.path().join("got.json"), got).expect("written");
+    let said = refused(house.command(&["policy", "check", "got.json"], ADMIN));
+    assert!(said.contains("the document is what it has as `policy`"), "{said}");
     let mut command = rollcall(&["policy", "history", "--partition", "0", "--data", &data]);
     let said = String::from_utf8(command.output().expect("run").stdout).expect("text");
     assert!(said.contains("outage.grace_ms") && said.contains("offset"), "{said}");

@@ -1,6 +1,6 @@
 //! `rollcall audit at`: who was online at a time.
 
-use super::source::{AuditSource, SourceFlags, gone};
+use super::source::{AuditSource, Beginning, SourceFlags, gone};
 use super::{json_line, parse_time, shown};
 use crate::audit::Knowledge;
 use crate::audit::snapshot::{Filter, Snapshot, Totals, UserLine};
@@ -50,6 +50,7 @@ struct PartAt {
     users: Vec<(usize, UserLine)>,
     all: Vec<UserLine>,
     behind: Option<u32>,
+    beginning: Beginning,
 }
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
@@ -64,6 +65,12 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         status: args.status,
     };
     let source = args.source.checked()?;
+    if !args.user.is_empty() {
+        let source = source.open()?;
+        args.user
+            .iter()
+            .try_for_each(|user| source.asked_partition_of(user).map(drop))?;
+    }
     let parts = source.each_partition(|source, partition| {
         let wanted: Vec<(usize, &String)> = args
             .user
@@ -100,8 +107,10 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                 .collect(),
             all: if args.list { snapshot.all(&filter) } else { Vec::new() },
             behind: behind.then_some(partition.0),
+            beginning: source.beginning(partition)?,
         })
     })?;
+    let too_early = too_early(time, parts.iter().map(|part| part.beginning));
     let behind: Vec<u32> = parts.iter().filter_map(|part| part.behind).collect();
     if !args.user.is_empty() || args.list {
         if !behind.is_empty() {
@@ -109,6 +118,9 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                 "warning: the log time of these partitions is before {}: {behind:?}",
                 shown(time.0)
             );
+        }
+        if let Some(too_early) = too_early {
+            eprintln!("warning: {too_early}");
         }
         let lines = if args.list {
             let mut all: Vec<UserLine> = parts.into_iter().flat_map(|part| part.all).collect();
@@ -131,6 +143,9 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     parts.iter().for_each(|part| totals.add(&part.totals));
     let line = totals.line(time, args.as_known, behind);
     if args.source.json {
+        if let Some(too_early) = too_early {
+            eprintln!("warning: {too_early}");
+        }
         json_line(output, &line)?;
         return Ok(0);
     }
@@ -168,7 +183,30 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             line.behind
         )?;
     }
+    if let Some(too_early) = too_early {
+        writeln!(output, "{too_early}")?;
+    }
     Ok(0)
+}
+
+/// Says that nothing was known because no partition had a record by then: seconds for milliseconds, for one, are a time in 1970.
+fn too_early(time: LogTime, beginnings: impl Iterator<Item = Beginning>) -> Option<String> {
+    let mut first = None;
+    for beginning in beginnings {
+        match beginning {
+            Beginning::At(at) if at > time => first = Some(first.map_or(at, |first: LogTime| first.min(at))),
+            Beginning::At(_) | Beginning::Gone => return None,
+            Beginning::Empty => {}
+        }
+    }
+    Some(match first {
+        Some(first) => format!(
+            "Nothing was known at {}: the log begins at {}.",
+            shown(time.0),
+            shown(first.0)
+        ),
+        None => "Nothing is known: the log has no records.".to_owned(),
+    })
 }
 
 fn users_table(args: &Args, lines: &[Option<UserLine>], output: &mut impl Write) -> anyhow::Result<u8> {

@@ -35,7 +35,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     }
     let source = args.source.checked()?;
     let mut source = source.open()?;
-    let partition = source.partition_of(&args.user);
+    let partition = source.asked_partition_of(&args.user)?;
     let is_cut = source.range(Topic::Changes, partition)?.start > Offset(0);
     let mut history = History::new(&args.user);
     let (mut first, mut is_whole) = (None, false);

@@ -263,6 +263,15 @@ impl SourceFlags {
     }
 }
 
+/// Since when there are records of a partition.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Beginning {
+    At(LogTime),
+    /// The first ones are no longer kept.
+    Gone,
+    Empty,
+}
+
 /// An event as it was read, or why the record is malformed.
 pub type Read<'e> = Result<Event<'e>, QuarantinedEvent>;
 
@@ -301,6 +310,15 @@ impl AuditSource<'_> {
             );
         }
         Ok(())
+    }
+
+    /// Returns the partition of a user. Fails if another one was asked for: of that one nothing is known of the user.
+    pub fn asked_partition_of(&self, user: &str) -> anyhow::Result<Partition> {
+        let partition = self.partition_of(user);
+        if !self.asked()?.contains(&partition) {
+            bail!("{user:?} is a user of partition {partition}, and not of the one that --partition names");
+        }
+        Ok(partition)
     }
 
     /// Returns the partition of a user.
@@ -619,6 +637,26 @@ impl AuditSource<'_> {
             return Ok(time);
         }
         self.newest_time(Topic::Events, partition)
+    }
+
+    /// Returns since when there are records of a partition.
+    pub fn beginning(&mut self, partition: Partition) -> anyhow::Result<Beginning> {
+        let mut first = None;
+        if self.has(Topic::Events) {
+            if self.range(Topic::Events, partition)?.start > Offset(0) {
+                return Ok(Beginning::Gone);
+            }
+            self.events(partition, |_, ts, _| {
+                first = Some(LogTime(ts));
+                Ok(ControlFlow::Break(()))
+            })?;
+        } else {
+            self.changes(partition, |change| {
+                first = Some(change.at);
+                Ok(ControlFlow::Break(()))
+            })?;
+        }
+        Ok(first.map_or(Beginning::Empty, Beginning::At))
     }
 
     /// Reads what there is now from an offset on, and says on standard error how far it is when that takes long.

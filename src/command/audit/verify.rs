@@ -115,6 +115,17 @@ pub(super) fn print_difference(output: &mut impl Write, difference: &Difference)
             .as_ref()
             .map_or_else(|| "nothing".to_owned(), |value| table::plain(value.get()))
     };
+    if difference.topic == "head" {
+        return Ok(writeln!(
+            output,
+            "partition {}: NOT verified: it never had the head of --head. Either that head is of another partition or log, or records \
+             before it were changed.\n  --head:          {}\n  its head at {}: {}",
+            difference.partition,
+            json(&difference.found),
+            difference.offset,
+            json(&difference.expected)
+        )?);
+    }
     Ok(writeln!(
         output,
         "partition {}: NOT verified. The first difference is in {} for the event at offset {}.\n  found:    {}\n  expected: {}",

@@ -32,7 +32,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let at = args.at.as_deref().map(parse_time).transpose()?;
     let source = args.source.checked()?;
     let mut source = source.open()?;
-    let partition = source.partition_of(&args.user);
+    let partition = source.asked_partition_of(&args.user)?;
     let answer = match from_store(args, at, &mut source, partition)? {
         WithoutFold::Certain(answer) => answer,
         WithoutFold::NeedsFold => folded(args, at, &mut source, partition)?,

@@ -10,7 +10,7 @@ use crate::presence::event::Event;
 use crate::presence::policy::Policy;
 use crate::schema::policy::policy_json;
 use crate::topics::Topic;
-use anyhow::{Context as _, anyhow};
+use anyhow::{Context as _, anyhow, bail};
 use clap::Parser as _;
 use serde_json::{Value, json};
 use std::io::Write as _;
@@ -73,11 +73,7 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let Some(against) = &args.against else { return Ok(()) };
     let file = args.file.to_string_lossy();
     let from = format!("--from={}", args.from);
-    let place = if Path::new(against).is_dir() {
-        "--data"
-    } else {
-        "--kafka"
-    };
+    let place = place(against)?;
     let mut words = vec!["what-if", "--policy", &file, &from, place, against];
     if args.server.json {
         words.push("--json");
@@ -85,6 +81,21 @@ pub fn check(args: &CheckArgs) -> anyhow::Result<()> {
     let parsed = WhatIf::try_parse_from(words).map_err(|error| anyhow!("{error}"))?;
     what_if::run(&parsed.args, &mut output)?;
     Ok(())
+}
+
+/// Returns the flag for the place of a log: a data directory, or brokers.
+fn place(against: &str) -> anyhow::Result<&'static str> {
+    let is_broker = |name: &str| {
+        let port = name.trim().rsplit_once(':').map(|(_, port)| port.parse::<u16>());
+        matches!(port, Some(Ok(_)))
+    };
+    match Path::new(against).is_dir() {
+        true => Ok("--data"),
+        false if against.split(',').all(is_broker) => Ok("--kafka"),
+        false => bail!(
+            "--against {against:?}: there is no such directory, and brokers are named as HOST:PORT, with commas between them"
+        ),
+    }
 }
 
 /// What a setting decides, by its path.

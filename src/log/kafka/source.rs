@@ -275,7 +275,9 @@ mod tests {
         };
         assert_eq!(reading.ask_range("there", Partition(0)).expect("known"), (0, 0));
         for _ in 0..2 {
-            reading.ask_range("there", Partition(9)).expect_err("there is no such partition");
+            reading
+                .ask_range("there", Partition(9))
+                .expect_err("there is no such partition");
             clock.advance_ms(SILENT_MS);
         }
         assert!(is_replaced(&asked, &of_asked), "it is the one that was asked");

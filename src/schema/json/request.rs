@@ -152,7 +152,9 @@ impl<'de> Visitor<'de> for RequestSeed<'_, 'de> {
         while let Some(key) = entries.next_key::<Cow<'de, str>>()? {
             if key == "events" {
                 if std::mem::replace(&mut found, true) {
-                    return Err(de::Error::custom("`events` is given twice; send one array with all events"));
+                    return Err(de::Error::custom(
+                        "`events` is given twice; send one array with all events",
+                    ));
                 }
                 entries.next_value_seed(RequestItems(RequestSeed {
                     new: &mut *self.new,
