@@ -309,7 +309,24 @@ fn a_cluster_that_is_not_there_is_told_and_no_secret_is() {
     more.extend(["--kafka-set", "sasl.username=u", "--kafka-set", secret]);
     let (_, error) = refused(topics("check", nowhere, "p", &more));
     assert!(error.contains("no broker of 127.0.0.1:1 answers"), "{error}");
+    assert!(error.contains("Connection refused"), "{error}");
     assert!(!error.contains("hunter2"), "{error}");
+    // The same code of librdkafka, and other causes: the sentence has them.
+    let (_, error) = refused(topics("check", "no.such.host.invalid:9092", "p", &[]));
+    assert!(
+        error.contains("no.such.host.invalid") && error.contains("resolve"),
+        "{error}"
+    );
+    let plaintext = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
+    let address = plaintext.local_addr().expect("an address").to_string();
+    std::thread::spawn(move || plaintext.incoming().for_each(drop));
+    let (_, error) = refused(topics(
+        "check",
+        &address,
+        "p",
+        &["--kafka-set", "security.protocol=SSL"],
+    ));
+    assert!(error.contains("SSL handshake"), "{error}");
     for wrong in ["sasl.password hunter2", "acks=all", "no.such=hunter2"] {
         let (_, error) = refused(topics("check", nowhere, "p", &["--kafka-set", wrong]));
         assert!(error.starts_with("error: --kafka-set: "), "{error}");

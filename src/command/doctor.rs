@@ -4,7 +4,7 @@
 //! the outputs with the events.
 
 use super::cluster::Cluster;
-use super::remote::Server;
+use super::remote::{NoServer, Server};
 use super::table::plain;
 use super::{connect, descriptors, is_broken_pipe, topics};
 use crate::api::answers::Stats;
@@ -450,11 +450,23 @@ fn server(server: &Server, found: &mut Vec<Diagnosis>) -> anyhow::Result<()> {
         Ok(stats) => stats,
         Err(error) => {
             let fix = "if a server should run there: rollcall health, and the end of its log";
-            found.push(Diagnosis::new("server", Verdict::Skipped, format!("{error:#}"), fix));
+            // A server that answers with an error, or not at all, is not one that is not there.
+            let verdict = match error.is::<NoServer>() {
+                true => Verdict::Skipped,
+                false => Verdict::Wrong,
+            };
+            found.push(Diagnosis::new("server", verdict, format!("{error:#}"), fix));
             return Ok(());
         }
     };
-    found.extend(server_of(&stats));
+    let mut of_server = server_of(&stats);
+    // The counts are those of the cluster, which other nodes may keep up.
+    if let Err(error) = client.get(RouteId::Readyz) {
+        of_server.retain(|one| one.verdict != Verdict::Well);
+        let fix = "the message says what it waits for; docs/operating.md, when a message appears";
+        of_server.push(Diagnosis::new("server", Verdict::Wrong, format!("{error:#}"), fix));
+    }
+    found.extend(of_server);
     Ok(())
 }
 

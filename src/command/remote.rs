@@ -56,6 +56,14 @@ pub struct Client {
     url: SecretUrl,
 }
 
+/// No connection to a server could be made, or it broke.
+#[derive(Debug, thiserror::Error)]
+#[error("no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give the URL of one that runs")]
+pub struct NoServer {
+    url: SecretUrl,
+    why: String,
+}
+
 /// The body of a successful answer, unchanged.
 pub struct Response {
     route: RouteId,
@@ -108,11 +116,17 @@ impl Client {
         let url = &self.url;
         let (status, message) = match answered {
             Ok(body) => return Ok(Response { route, body }),
+            Err(ClientError::Unreached(error)) if error.is_timeout() && !error.is_connect() => bail!(
+                "the server at {url} (--url) gave no answer within {} s: it hangs, its process is stopped, or another program \
+                 listens there",
+                TIMEOUT.as_secs()
+            ),
             Err(ClientError::Unreached(error)) => {
-                let why = reason(error);
-                bail!(
-                    "no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give the URL of one that runs"
-                )
+                let no_server = NoServer {
+                    url: url.clone(),
+                    why: reason(error),
+                };
+                return Err(no_server.into());
             }
             Err(ClientError::Refused {
                 status, is_ours: false, ..

@@ -582,16 +582,28 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
     Ok(log)
 }
 
+const NO_OUTAGE_GRACE: &str = "the log is new and there is no --policy: on Kafka the default policy holds then, without outage \
+                               grace, so after an outage of the brokers everybody is lost whose time-out passed meanwhile. To have \
+                               it, as on the embedded log: rollcall policy set FILE with \
+                               {\"outage\":{\"silence_ms\":10000,\"grace_ms\":30000}}";
+
 /// Writes the first policy to every partition of an empty log. From then on the log alone determines every output. A
 /// partition that did not get it, because the process ended in between, gets it at the next start.
 ///
 /// On Kafka it is written only if `--policy` is given: many processes start at once there, and the default policy applies
 /// without any record.
 async fn bootstrap(config: &Config, log: &Arc<dyn Log>, schemas: &Schemas) -> anyhow::Result<()> {
+    let asked = log.clone();
     if config.kafka.is_some() && !config.policy_given {
+        // Nothing waits for it: a partition may be without a leader.
+        tokio::task::spawn_blocking(move || {
+            let mut ends = (0..asked.partitions()).map(|partition| asked.range(Topic::Events, Partition(partition)));
+            if ends.all(|range| range.is_ok_and(|range| range.end == Offset(0))) {
+                tracing::warn!("{NO_OUTAGE_GRACE}");
+            }
+        });
         return Ok(());
     }
-    let asked = log.clone();
     // On Kafka this asks the brokers.
     let empty = tokio::task::spawn_blocking(move || {
         let mut empty = Vec::new();

@@ -140,11 +140,12 @@ fn next(device: &UserDevice, when: &str) -> String {
 fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {
     let client = server.client()?;
     let answer = query(&client, users)?;
-    if server.json {
-        return answer.print();
-    }
     let raw: Box<RawValue> = answer.read()?;
     let found: Users<&RawValue> = serde_json::from_str(raw.get())?;
+    if server.json {
+        answer.print()?;
+        return all_read(&found.unread);
+    }
     let now_ms = SystemClock::new().now_ms();
     let titles = ["USER", "STATUS", "SINCE", "DEVICES"];
     let mut rows = vec![titles.map(str::to_owned).to_vec()];
@@ -168,5 +169,13 @@ fn show_many(users: &[String], server: &Server) -> anyhow::Result<()> {
     for Unread { user, why } in &found.unread {
         eprintln!("warning: cannot read user {}: {}", plain(user), plain(why));
     }
-    Ok(())
+    all_read(&found.unread)
+}
+
+/// Fails if a user could not be read: a program sees by the status that this is not all.
+fn all_read(unread: &[Unread]) -> anyhow::Result<()> {
+    match unread.len() {
+        0 => Ok(()),
+        count => bail!("{count} of the users could not be read; ask again for them"),
+    }
 }

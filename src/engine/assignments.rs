@@ -589,6 +589,8 @@ impl Assignments {
             Some(Ok(Err(error))) if self.stopping && Failure::of(&error) != Failure::Deposed => {
                 self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
             }
+            // Said when it happened.
+            Some(Ok(Err(error))) if Failure::of(&error) == Failure::Deposed => {}
             Some(Ok(Err(error))) => tracing::warn!(partition = at, %error, "the worker has ended"),
             Some(Err(panic)) => {
                 metrics::task_failed("partition");

@@ -484,7 +484,11 @@ impl Worker {
 
     fn fail(&mut self, error: Error, turn: &mut Turn) {
         let text = error.to_string();
-        if self.failure.as_ref() != Some(&text) || !self.control.has_failed() {
+        let failure = Failure::of(&error);
+        if failure == Failure::Deposed {
+            // As it should be where this process slept, or was thought to be gone.
+            tracing::info!(partition = %self.partition, %error, "another node goes on with the partition");
+        } else if self.failure.as_ref() != Some(&text) || !self.control.has_failed() {
             match self.role() {
                 Role::Standby => {
                     tracing::warn!(partition = %self.partition, %error, "the standby cannot go on; trying again");
@@ -496,7 +500,6 @@ impl Worker {
         }
         self.failure = Some(text);
         let has_checkpoints = self.dependencies.services.checkpointer.is_some();
-        let failure = Failure::of(&error);
         let recovery = self.control.fail(self.clock.monotonic_ms(), failure, has_checkpoints);
         match recovery {
             Recovery::Keep => {}

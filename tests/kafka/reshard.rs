@@ -115,6 +115,18 @@ pub fn topics_are_moved_under_load_and_every_version_goes_on(bootstrap: &str) {
         assert!(output.contains("finished"), "{output}");
     });
     assert!(is_refused.load(Ordering::Relaxed), "who still publishes gets an error");
+    // An engine that nobody stopped says why it takes nothing, to who publishes and to who operates it.
+    let names_the_cause = |body: &str| body.contains("reshard --finish") && body.contains("--topic-prefix");
+    engine::until(&[&node], PATIENCE, "the old engine is not ready, and says why", || {
+        node.get("/readyz")
+            .is_some_and(|(status, body)| status == 503 && names_the_cause(&body))
+    });
+    let agent = ureq::Agent::new_with_config(ureq::Agent::config_builder().http_status_as_error(false).build());
+    let posted = agent.post(format!("{}/v1/events", node.url()));
+    let mut refused = posted.send(json!([login("late")]).to_string()).expect("an answer");
+    assert_eq!(refused.status(), 503);
+    let body = refused.body_mut().read_to_string().expect("text");
+    assert!(names_the_cause(&body), "{body}");
     assert!(rounds.load(Ordering::Relaxed) > 5, "{rounds:?}");
     let again = text(reshard(&["--finish"]).output().expect("it starts"));
     assert!(again.contains("finished already"), "{again}");

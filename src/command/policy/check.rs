@@ -160,6 +160,13 @@ pub fn history(args: &HistoryArgs) -> anyhow::Result<()> {
     let mut output = std::io::stdout().lock();
     for (partition, policies) in found {
         let mut in_force = first.clone();
+        if policies.is_empty() && !args.source.json {
+            let which = match args.source.policy.as_ref() {
+                Some(_) => "that of --policy",
+                None => "the default policy, which has no outage grace",
+            };
+            writeln!(output, "partition {partition}: no policy was published; {which} holds")?;
+        }
         for (offset, ts, policy) in policies {
             // As the rules have it (section 4).
             let missing = policy.lacks(&in_force);

@@ -4,7 +4,7 @@
 //! that the topics were created with is stored in the owners' topic under its own key ([`MADE_WITH_KEY`]), because in
 //! Kafka the number can be raised later.
 
-use super::client::DefaultContext;
+use super::client::{DefaultContext, last_failure};
 use super::settings::Connection;
 use super::topics::{
     ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RETENTION_MS, RETENTION_WITHOUT_END, RequestedTopics,
@@ -496,7 +496,10 @@ fn failed(what: &str, error: &KafkaError) -> Error {
 fn plain(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {
-            return "no connection could be made".to_owned();
+            return match last_failure() {
+                Some(failure) => format!("no connection could be made ({failure})"),
+                None => "no connection could be made".to_owned(),
+            };
         }
         Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) => {
             return "no response in time".to_owned();

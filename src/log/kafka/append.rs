@@ -11,9 +11,10 @@ use crate::log::{Acknowledge, Appended, Error, NewRecord, locked};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use rdkafka::config::ClientConfig;
+use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::{DeliveryResult, Message};
 use rdkafka::producer::{BaseRecord, Producer, ProducerContext, ThreadedProducer};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, RwLock};
 
 /// How many records may be in flight; more are refused with [`Error::Busy`].
@@ -95,7 +96,16 @@ struct BatchSlot {
     at: usize,
 }
 
-struct Deliveries;
+const CLOSED: &str = "the topic takes no events: `rollcall reshard --finish` has closed it. Publish to the new topics, and start the \
+                      engines of those (--topic-prefix; docs/resharding.md)";
+/// A record of no more bytes than this fits into a topic of events, unless that was closed.
+const SMALL_BYTES: usize = 1 << 10;
+
+/// Whether the topic refuses even small records, as one does that `rollcall reshard` has closed.
+#[derive(Clone, Default)]
+struct Deliveries {
+    is_closed: Arc<AtomicBool>,
+}
 
 quiet!(Deliveries);
 
@@ -104,10 +114,31 @@ impl ProducerContext for Deliveries {
 
     fn delivery(&self, result: &DeliveryResult<'_>, place: Box<BatchSlot>) {
         let result = match result {
-            Ok(message) => Ok(appended(message.partition(), message.offset())),
-            Err((error, _)) => Err(error.to_string().into()),
+            Ok(message) => {
+                self.is_closed.store(false, Ordering::Release);
+                Ok(appended(message.partition(), message.offset()))
+            }
+            Err((error, message)) => Err(self.refused(error, message)),
         };
         place.batch.settle(place.at, result);
+    }
+}
+
+impl Deliveries {
+    fn refused(&self, error: &KafkaError, message: &impl Message) -> Arc<str> {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::MessageSizeTooLarge) {
+            return error.to_string().into();
+        }
+        let length = |part: Option<&[u8]>| part.map_or(0, <[u8]>::len);
+        let bytes = length(message.payload()) + length(message.key());
+        if bytes > SMALL_BYTES {
+            let text = format!("{error}: {bytes} bytes; raise the topic's max.message.bytes");
+            return text.into();
+        }
+        if !self.is_closed.swap(true, Ordering::AcqRel) {
+            tracing::warn!(topic = message.topic(), "{CLOSED}");
+        }
+        format!("{}: {CLOSED}", message.topic()).into()
     }
 }
 
@@ -122,6 +153,7 @@ fn appended(partition: i32, offset: i64) -> Appended {
 pub struct Appender {
     topic: Arc<str>,
     config: ClientConfig,
+    deliveries: Deliveries,
     /// Replaced after a fatal error.
     producer: RwLock<Arc<ThreadedProducer<Deliveries>>>,
 }
@@ -141,12 +173,20 @@ impl Appender {
         if config.get("linger.ms").is_none() {
             config.set("linger.ms", "2");
         }
-        let producer = RwLock::new(threaded(&config)?);
+        let deliveries = Deliveries::default();
+        let producer = RwLock::new(threaded(&config, &deliveries)?);
         Ok(Appender {
             topic,
             config,
+            deliveries,
             producer,
         })
+    }
+
+    /// Says so if the topic takes no events.
+    pub fn closed(&self) -> Option<String> {
+        let is_closed = self.deliveries.is_closed.load(Ordering::Acquire);
+        is_closed.then(|| format!("{}: {CLOSED}", self.topic))
     }
 
     fn producer(&self) -> Result<Arc<ThreadedProducer<Deliveries>>, Error> {
@@ -156,7 +196,7 @@ impl Appender {
         }
         let mut slot = self.producer.write().unwrap_or_else(PoisonError::into_inner);
         if slot.client().fatal_error().is_some() {
-            let failed = std::mem::replace(&mut *slot, threaded(&self.config)?);
+            let failed = std::mem::replace(&mut *slot, threaded(&self.config, &self.deliveries)?);
             drop_later(failed);
         }
         Ok(slot.clone())
@@ -179,9 +219,9 @@ impl Appender {
     }
 }
 
-fn threaded(config: &ClientConfig) -> Result<Arc<ThreadedProducer<Deliveries>>, Error> {
+fn threaded(config: &ClientConfig, deliveries: &Deliveries) -> Result<Arc<ThreadedProducer<Deliveries>>, Error> {
     let producer = config
-        .create_with_context(Deliveries)
+        .create_with_context(deliveries.clone())
         .map_err(|error| unwritten("a producer of events", &error))?;
     Ok(Arc::new(producer))
 }

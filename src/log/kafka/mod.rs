@@ -324,6 +324,9 @@ impl Log for KafkaLog {
     }
 
     fn refusal(&self) -> Option<Error> {
+        if let Some(closed) = self.appender.closed() {
+            return Some(Error::Write(closed.into()));
+        }
         let unanswered_ms = self.tail.unanswered_ms().filter(|ms| *ms >= UNANSWERED_MS)?;
         let text = format!(
             "no broker has answered for {} s: check whether {} can be reached",
@@ -366,7 +369,7 @@ pub struct KafkaReader {
 impl KafkaReader {
     /// The number of partitions is that of the topic of events.
     pub fn connect(connection: Connection, clock: Arc<dyn Clock>) -> Result<KafkaReader, Error> {
-        let source = Source::asking_apart(connection.client("rollcall-log"), clock)?;
+        let source = Source::new(connection.client("rollcall-log"), clock)?;
         let name = connection.topic(Topic::Events);
         let asked = name.clone();
         let partitions = source.ask("rd_kafka_metadata", METADATA, move |consumer| {
