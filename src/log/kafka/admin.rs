@@ -393,7 +393,7 @@ impl Admin<'_> {
         config
             .set("allow.auto.create.topics", "false")
             .set("fetch.queue.backoff.ms", "2")
-            // The end is told by the fetch that finds nothing more, after this long; every start waits for it.
+            // The end comes with the fetch that finds nothing more, after this long; every start waits for it.
             .set("fetch.wait.max.ms", "10");
         let consumer: BaseConsumer<DefaultContext> = config.create_with_context(DefaultContext).map_err(cannot)?;
         let mut from = TopicPartitionList::new();
