@@ -326,7 +326,7 @@ fn a_cluster_that_is_not_there_is_told_and_no_secret_is() {
         "p",
         &["--kafka-set", "security.protocol=SSL"],
     ));
-    assert!(error.contains("SSL handshake"), "{error}");
+    assert!(error.contains("SSL"), "{error}");
     for wrong in ["sasl.password hunter2", "acks=all", "no.such=hunter2"] {
         let (_, error) = refused(topics("check", nowhere, "p", &["--kafka-set", wrong]));
         assert!(error.starts_with("error: --kafka-set: "), "{error}");

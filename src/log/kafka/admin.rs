@@ -4,22 +4,23 @@
 //! that the topics were created with is stored in the owners' topic under its own key ([`MADE_WITH_KEY`]), because in
 //! Kafka the number can be raised later.
 
-use super::client::{DefaultContext, last_failure};
+use super::client::DefaultContext;
 use super::settings::Connection;
 use super::topics::{
     ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RETENTION_MS, RETENTION_WITHOUT_END, RequestedTopics,
     Severity, TIMESTAMP_TYPE, TIMESTAMPS_GIVEN, TopicFacts, TopicPlan, judge, plan,
 };
-use crate::clock::{Deadline, SystemClock};
+use crate::clock::{Clock as _, Deadline, SystemClock};
+use crate::log::locked;
 use crate::topics::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
 use rdkafka::consumer::{BaseConsumer, Consumer as _};
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::Message as _;
-use rdkafka::producer::{BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
+use rdkafka::producer::{BaseProducer, BaseRecord, DeliveryResult, Producer as _, ProducerContext, ThreadedProducer};
 use rdkafka::{ClientContext, Offset as KafkaOffset, TopicPartitionList};
 use std::collections::BTreeMap;
-use std::sync::mpsc;
+use std::sync::{Arc, Mutex, mpsc};
 use std::time::Duration;
 
 /// Time-out for one answer of a broker.
@@ -244,7 +245,10 @@ impl Admin<'_> {
         let metadata = self.client.inner().fetch_metadata(None, PATIENCE);
         let metadata = metadata.map_err(|error| Error::Unreachable {
             bootstrap: self.connection.bootstrap.clone(),
-            cause: plain(&error),
+            cause: match failed_connection(self.connection) {
+                Some(failure) => format!("{} ({failure})", plain(&error)),
+                None => plain(&error),
+            },
         })?;
         let mut facts = ClusterFacts {
             brokers: metadata.brokers().len(),
@@ -479,6 +483,44 @@ fn read_made_with(value: &[u8]) -> Option<u32> {
         .and_then(|number| u32::try_from(number).ok())
 }
 
+/// Why no connection can be made, in the words of librdkafka. Its error is the same for a name that is unknown, a refusal, and TLS
+/// or SASL that the broker does not speak; the reason comes as a notice, which a client gives to who polls it.
+fn failed_connection(connection: &Connection) -> Option<String> {
+    let noted = Arc::<FirstFailure>::default();
+    let client: BaseProducer<Noting> = connection
+        .client("rollcall-topics")
+        .create_with_context(Noting(noted.clone()))
+        .ok()?;
+    let clock = SystemClock::new();
+    let late_ms = clock.monotonic_ms() + FAILS_WITHIN_MS;
+    while locked(&noted).is_none() && clock.monotonic_ms() < late_ms {
+        client.poll(Duration::from_millis(50));
+    }
+    locked(&noted).take()
+}
+
+/// How long it may take to learn why no connection can be made.
+const FAILS_WITHIN_MS: u64 = 2_000;
+const REASON_CHARS: usize = 300;
+
+type FirstFailure = Mutex<Option<String>>;
+
+struct Noting(Arc<FirstFailure>);
+
+impl ClientContext for Noting {
+    fn error(&self, error: KafkaError, reason: &str) {
+        if error.rdkafka_error_code() != Some(RDKafkaErrorCode::AllBrokersDown) {
+            locked(&self.0).get_or_insert_with(|| reason.chars().take(REASON_CHARS).collect());
+        }
+    }
+}
+
+impl ProducerContext for Noting {
+    type DeliveryOpaque = ();
+
+    fn delivery(&self, _: &DeliveryResult<'_>, _: ()) {}
+}
+
 fn options() -> AdminOptions {
     AdminOptions::new()
         .request_timeout(Some(PATIENCE))
@@ -496,10 +538,7 @@ fn failed(what: &str, error: &KafkaError) -> Error {
 fn plain(error: &KafkaError) -> String {
     match error.rdkafka_error_code() {
         Some(RDKafkaErrorCode::BrokerTransportFailure | RDKafkaErrorCode::AllBrokersDown) => {
-            return match last_failure() {
-                Some(failure) => format!("no connection could be made ({failure})"),
-                None => "no connection could be made".to_owned(),
-            };
+            return "no connection could be made".to_owned();
         }
         Some(RDKafkaErrorCode::OperationTimedOut | RDKafkaErrorCode::RequestTimedOut) => {
             return "no response in time".to_owned();

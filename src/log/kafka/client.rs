@@ -1,23 +1,18 @@
 //! What all of our clients of Kafka have in common: their words go into our log, and their failures become ours.
 
-use crate::log::{Error, locked};
+use crate::log::Error;
 use crate::tasks::{self, End};
 use rdkafka::config::{ClientConfig, RDKafkaLogLevel};
 use rdkafka::consumer::ConsumerContext;
 use rdkafka::error::{KafkaError, RDKafkaErrorCode};
 use rdkafka::message::DeliveryResult;
 use rdkafka::producer::{Producer, ProducerContext};
-use std::sync::Mutex;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 /// Larger than any record that a topic takes; what is allowed is the topics' to say.
 pub const REQUEST_BYTES_MAX: &str = "67108864";
 /// Where nobody has set another. The broker gives up a transaction after it.
 const TRANSACTION_TIMEOUT_MS: &str = "30000";
-const FAILURE_CHARS: usize = 300;
-
-/// See [`last_failure`].
-static LAST_FAILURE: Mutex<Option<String>> = Mutex::new(None);
 
 /// Lets the words of a client with this context into the log, at a level below ours: what they mean for a partition we
 /// say ourselves.
@@ -119,11 +114,6 @@ pub fn spawn(name: &'static str, run: impl FnOnce() -> End + Send + 'static) -> 
 }
 
 pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
-    if facility == "FAIL" {
-        // Without the name of the thread.
-        let message = message.split_once("]: ").map_or(message, |(_, message)| message);
-        *locked(&LAST_FAILURE) = Some(message.chars().take(FAILURE_CHARS).collect());
-    }
     match level {
         RDKafkaLogLevel::Emerg | RDKafkaLogLevel::Alert | RDKafkaLogLevel::Critical => {
             tracing::warn!(facility, "kafka: {message}");
@@ -133,12 +123,6 @@ pub fn log_line(level: RDKafkaLogLevel, facility: &str, message: &str) {
         }
         RDKafkaLogLevel::Debug => tracing::trace!(facility, "kafka: {message}"),
     }
-}
-
-/// How the last connection failed, in the words of librdkafka: its error is one for no address, a refusal, and TLS or SASL that
-/// the broker does not speak.
-pub fn last_failure() -> Option<String> {
-    locked(&LAST_FAILURE).clone()
 }
 
 /// What Kafka could not read, or could not read at the moment.

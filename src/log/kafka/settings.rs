@@ -6,7 +6,6 @@
 
 use crate::topics::{OutputTopic, Topic};
 use rdkafka::ClientConfig;
-use rdkafka::config::RDKafkaLogLevel;
 use rdkafka::error::KafkaError;
 use rdkafka::types::RDKafkaConfRes;
 use std::fmt;
@@ -260,8 +259,6 @@ impl Connection {
         }
         config.set("bootstrap.servers", &self.bootstrap);
         config.set("client.id", id);
-        // Why a connection failed is logged as an error, and known in no other way. Without this only what is worse is given to us.
-        config.set_log_level(RDKafkaLogLevel::Error);
         config
     }
 
