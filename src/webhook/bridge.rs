@@ -1,11 +1,11 @@
 //! The bridge between a source and a receiver: decides when each change is posted, and tracks which are done.
 
-use super::dead_letters::DeadLetterFile;
+use super::dead_letters::{DeadLetter, DeadLetterFile};
 use super::position::{Frontier, Keep, Positions};
 use super::post::{Outcome, Receiver};
 use super::user_queues::UserQueues;
 use super::{Error, Followed, RevokedPartitions, Source, SourceEvent, WINDOW};
-use crate::presence::Partition;
+use crate::presence::{Offset, Partition};
 use std::collections::{BTreeMap, VecDeque};
 use std::sync::Arc;
 use std::time::Duration;
@@ -34,9 +34,9 @@ pub async fn run(
         by_partition: BTreeMap::new(),
         leaving: Vec::new(),
         early: VecDeque::new(),
+        dead_letters,
         context: Arc::new(PostContext {
             receiver,
-            dead_letters,
             permits: Semaphore::new(parallel),
         }),
         counted: Counted::default(),
@@ -69,13 +69,12 @@ pub async fn run(
     };
     let Counted { read, done } = bridge.counted;
     tracing::info!(read, done, "stopping");
-    ended.and(bridge.end().await)
+    bridge.end(ended).await
 }
 
 /// What the post tasks share.
 struct PostContext {
     receiver: Receiver,
-    dead_letters: DeadLetterFile,
     permits: Semaphore,
 }
 
@@ -87,10 +86,17 @@ struct PartitionPosts {
     posts: usize,
 }
 
-/// A post that has ended. If it was cancelled, the receiver may or may not have accepted it.
+/// A post that has ended.
 struct FinishedPost {
     followed: Followed,
-    is_done: bool,
+    end: PostEnd,
+}
+
+enum PostEnd {
+    Accepted,
+    GivenUp(DeadLetter),
+    /// The change is for a later process. The receiver may or may not have accepted it.
+    Left,
 }
 
 struct Bridge<K> {
@@ -103,6 +109,7 @@ struct Bridge<K> {
     leaving: Vec<RevokedPartitions>,
     /// Events that were read while something else had to be handled first.
     early: VecDeque<SourceEvent>,
+    dead_letters: DeadLetterFile,
     context: Arc<PostContext>,
     counted: Counted,
 }
@@ -117,7 +124,7 @@ impl<K: Keep> Bridge<K> {
             }
             SourceEvent::Reached(partition, next) => {
                 self.frontier.begun(partition, next);
-                self.frontier.done(partition, next);
+                self.passed(partition, next, None)?;
             }
             SourceEvent::Change(followed) => {
                 self.counted.read += 1;
@@ -136,42 +143,56 @@ impl<K: Keep> Bridge<K> {
         let mut leave = entry.leave.subscribe();
         let context = self.context.clone();
         self.posts.spawn(async move {
-            let PostContext {
-                receiver,
-                dead_letters,
-                permits,
-            } = &*context;
+            let PostContext { receiver, permits } = &*context;
             let outcome = tokio::select! {
                 outcome = receiver.deliver(&followed.change, followed.trace, permits) => outcome,
-                _ = leave.wait_for(|leave| *leave) => return Ok(FinishedPost { followed, is_done: false }),
+                _ = leave.wait_for(|leave| *leave) => {
+                    receiver.left(&followed.change.user);
+                    Outcome::Left
+                }
             };
-            match outcome {
-                Outcome::Taken => {}
-                Outcome::GivenUp { body, why } => dead_letters.write(&followed.change, &body, &why)?,
-                Outcome::Stop { why } => return Err(Error::RefusedByAll(why)),
-            }
-            let is_done = true;
-            Ok(FinishedPost { followed, is_done })
+            let end = match outcome {
+                Outcome::Taken => PostEnd::Accepted,
+                Outcome::GivenUp { body, why } => PostEnd::GivenUp(DeadLetter::new(&followed.change, &body, why)),
+                Outcome::Left => PostEnd::Left,
+                Outcome::Stop { why } => {
+                    return Err(Error::RefusedByAll {
+                        why,
+                        letters: String::new(),
+                    });
+                }
+            };
+            Ok(FinishedPost { followed, end })
         });
     }
 
     fn done(&mut self, done: Option<Joined>) -> Result<(), Error> {
-        let FinishedPost { followed, is_done } = finished(done)?;
+        let FinishedPost { followed, end } = finished(done)?;
         let partition = followed.partition;
         let entry = self.by_partition.get_mut(&partition).expect("something was posted");
         entry.posts -= 1;
-        if is_done {
+        let (is_leaving, is_last) = (*entry.leave.borrow(), entry.posts == 0);
+        if let Some(letter) = end.done() {
             self.counted.done += 1;
-            self.frontier.done(partition, followed.next);
+            self.passed(partition, followed.next, letter)?;
         }
-        if !*entry.leave.borrow() {
+        if !is_leaving {
             if let Some(next) = self.queues.done(&followed.change.user) {
                 self.post(next);
             }
-        } else if entry.posts == 0 {
+        } else if is_last {
             self.settle();
         }
         Ok(())
+    }
+
+    /// Moves the position over a change that has ended, if there is no gap before it. What was given up is in the
+    /// dead-letter file before the position moves over it.
+    fn passed(&mut self, partition: Partition, next: Offset, letter: Option<DeadLetter>) -> Result<(), Error> {
+        self.frontier.done(partition, next, letter);
+        let (written, all) = self.dead_letters.write(&self.frontier.letters(partition));
+        self.frontier.advance(partition, written);
+        all
     }
 
     fn give_back(
@@ -228,23 +249,38 @@ impl<K: Keep> Bridge<K> {
     }
 
     /// Waits for the posts in progress, which may still succeed. Queued changes are left for the next process.
-    async fn end(mut self) -> Result<(), Error> {
+    async fn end(mut self, mut ended: Result<(), Error>) -> Result<(), Error> {
+        self.context.receiver.close();
         let rest = async {
             while let Some(done) = self.posts.join_next().await {
-                if let Ok(FinishedPost {
-                    followed,
-                    is_done: true,
-                }) = finished(Some(done))
+                if let Ok(FinishedPost { followed, end }) = finished(Some(done))
+                    && let Some(letter) = end.done()
                 {
-                    self.frontier.done(followed.partition, followed.next);
+                    let passed = self.passed(followed.partition, followed.next, letter);
+                    ended = std::mem::replace(&mut ended, Ok(())).and(passed);
                 }
             }
         };
         let _ = tokio::time::timeout(GRACEFUL, rest).await;
-        match self.frontier.positions() {
+        if let Err(Error::RefusedByAll { letters, .. }) = &mut ended {
+            *letters = self.dead_letters.holds();
+        }
+        let kept = match self.frontier.positions() {
             // No partition was followed, so the saved position stays valid.
             positions if positions.0.is_empty() => Ok(()),
             positions => self.keep.keep_last(positions),
+        };
+        ended.and(kept)
+    }
+}
+
+impl PostEnd {
+    /// Returns the dead letter, if any, of a change that is done; `None` if it is not done.
+    fn done(self) -> Option<Option<DeadLetter>> {
+        match self {
+            PostEnd::Accepted => Some(None),
+            PostEnd::GivenUp(letter) => Some(Some(letter)),
+            PostEnd::Left => None,
         }
     }
 }

@@ -7,19 +7,42 @@ use crate::schema::json::Object;
 use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
 
 pub struct DeadLetterFile {
     path: PathBuf,
     /// Beyond it nothing is written any more.
     bytes_max: u64,
-    opened: Mutex<OpenedFile>,
-}
-
-struct OpenedFile {
     file: File,
     /// How much is in it.
     bytes: u64,
+    /// How many callbacks this process has written.
+    written: u64,
+}
+
+/// A callback that was given up.
+#[derive(Debug)]
+pub struct DeadLetter {
+    line: Vec<u8>,
+    id: String,
+    user: Box<str>,
+    why: String,
+}
+
+impl DeadLetter {
+    pub fn new(change: &Change, body: &[u8], why: String) -> DeadLetter {
+        let id = super::id(change);
+        let mut line = Vec::new();
+        Object::new(&mut line)
+            .text("id", &id)
+            .text("user", &change.user)
+            .number("version", change.version)
+            .text("why", &why)
+            .raw("body", body)
+            .end();
+        line.push(b'\n');
+        let user = change.user.clone();
+        DeadLetter { line, id, user, why }
+    }
 }
 
 impl DeadLetterFile {
@@ -29,47 +52,100 @@ impl DeadLetterFile {
         let file = layout::check_file(path).and_then(|()| File::options().create(true).append(true).open(path));
         let opened = file.and_then(|file| {
             let bytes = file.metadata()?.len();
-            Ok(OpenedFile { file, bytes })
+            Ok((file, bytes))
         });
-        let opened = opened.map_err(|cause| Error::File {
+        let (file, bytes) = opened.map_err(|cause| Error::File {
             what: format!("cannot open the dead-letter file {}", path.display()),
             cause,
         })?;
         Ok(DeadLetterFile {
             path: path.to_owned(),
             bytes_max,
-            opened: Mutex::new(opened),
+            file,
+            bytes,
+            written: 0,
         })
     }
 
-    /// Appends a callback and syncs the file. Fails without writing if the file would grow beyond its bound; then the
-    /// callback is not done and is posted again at the next start.
-    pub fn write(&self, change: &Change, body: &[u8], why: &str) -> Result<(), Error> {
-        let mut line = Vec::new();
-        Object::new(&mut line)
-            .text("id", &super::id(change))
-            .text("user", &change.user)
-            .number("version", change.version)
-            .text("why", why)
-            .raw("body", body)
-            .end();
-        line.push(b'\n');
-        let mut opened = self.opened.lock().unwrap_or_else(PoisonError::into_inner);
-        let OpenedFile { file, bytes } = &mut *opened;
-        let after = *bytes + line.len() as u64;
-        if after > self.bytes_max {
-            return Err(Error::DeadLettersFull {
-                path: self.path.clone(),
-                bytes: *bytes,
-                bytes_max: self.bytes_max,
-            });
+    /// Appends callbacks and syncs the file. Returns how many of them are in it now. Writes none that would make the file
+    /// grow beyond its bound: it is not done then, and is posted again at the next start.
+    pub fn write(&mut self, letters: &[&DeadLetter]) -> (usize, Result<(), Error>) {
+        let mut lines = Vec::new();
+        let fits = |letter: &&&DeadLetter| {
+            let does_fit = self.bytes + (lines.len() + letter.line.len()) as u64 <= self.bytes_max;
+            if does_fit {
+                lines.extend_from_slice(&letter.line);
+            }
+            does_fit
+        };
+        let count = letters.iter().take_while(fits).count();
+        if count > 0 {
+            let written = self.file.write_all(&lines).and_then(|()| self.file.sync_data());
+            if let Err(cause) = written {
+                let what = format!("cannot write to the dead-letter file {}", self.path.display());
+                return (0, Err(Error::File { what, cause }));
+            }
         }
-        let written = file.write_all(&line).and_then(|()| file.sync_data());
-        written.map_err(|cause| Error::File {
-            what: format!("cannot write to the dead-letter file {}", self.path.display()),
-            cause,
-        })?;
-        *bytes = after;
-        Ok(())
+        self.bytes += lines.len() as u64;
+        self.written += count as u64;
+        for DeadLetter { line: _, id, user, why } in &letters[..count] {
+            let change = id;
+            tracing::error!(change, user, "gave up a callback, it is in the dead-letter file: {why}");
+        }
+        if count == letters.len() {
+            return (count, Ok(()));
+        }
+        let full = Error::DeadLettersFull {
+            path: self.path.clone(),
+            bytes: self.bytes,
+            bytes_max: self.bytes_max,
+        };
+        (count, Err(full))
+    }
+
+    /// Returns the sentence that says what of this process is in the file.
+    pub fn holds(&self) -> String {
+        let path = self.path.display();
+        match self.written {
+            0 => format!("none of them is in the dead-letter file {path}"),
+            written => format!(
+                "the {written} callbacks that were given up earlier, since the bridge was started, are in the dead-letter file \
+                 {path} and are not posted again"
+            ),
+        }
+    }
+}
+
+#[cfg(test)]
+pub mod tests {
+    use super::*;
+
+    pub fn letter(length: usize) -> DeadLetter {
+        DeadLetter {
+            line: vec![b'x'; length],
+            id: "0-1-0".to_owned(),
+            user: "alice".into(),
+            why: "the receiver responded with 422".to_owned(),
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_not_written_and_what_comes_before_it_is() {
+        let directory = tempfile::tempdir().expect("a directory");
+        let path = directory.path().join("letters");
+        let mut file = DeadLetterFile::open(&path, 10).expect("opened");
+        assert!(file.holds().contains("none of them is in the dead-letter file"));
+        let length = || std::fs::metadata(&path).expect("it is there").len();
+        let letters = [letter(4), letter(4), letter(4), letter(1)];
+        let (written, full) = file.write(&letters.each_ref());
+        assert_eq!((written, length()), (2, 8));
+        let full = full.expect_err("it is full").to_string();
+        assert!(full.contains("letters has 8 bytes"), "{full}");
+        assert!(file.holds().contains("the 2 callbacks"), "{}", file.holds());
+        let (written, done) = file.write(&[]);
+        done.expect("nothing to write");
+        assert_eq!(written, 0);
+        file.write(&[&letter(2)]).1.expect("it fits");
+        assert_eq!(length(), 10);
     }
 }

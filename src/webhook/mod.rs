@@ -20,7 +20,7 @@ mod user_queues;
 
 pub use bridge::run;
 pub use callback::Shape;
-pub use dead_letters::DeadLetterFile;
+pub use dead_letters::{DeadLetter, DeadLetterFile};
 pub use engine_client::{EngineClient, Start};
 pub use kafka::follow as follow_kafka;
 pub use position::{Keep, PositionFile, Positions};
@@ -62,10 +62,14 @@ pub enum Error {
         group: String,
     },
     #[error(
-        "the receiver refuses nearly every callback: {0}. These callbacks are posted again at the next start and are not \
-         in the dead-letter file. Check the receiver, then restart the bridge"
+        "the receiver refuses nearly every callback: {why}. At the next start the callbacks that were not accepted are \
+         posted again, each user's in order; {letters}. Check the receiver, then restart the bridge"
     )]
-    RefusedByAll(String),
+    RefusedByAll {
+        why: String,
+        /// Which callbacks are in the dead-letter file.
+        letters: String,
+    },
     #[error(
         "the dead-letter file {} has {bytes} bytes, and the next callback would take it beyond the {bytes_max} of \
          --dead-letters-mib. Move the file away, then restart the bridge: it posts the callback again",

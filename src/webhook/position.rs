@@ -1,6 +1,7 @@
 //! The position up to which everything is done, and the file that stores it.
 
 use super::Error;
+use super::dead_letters::DeadLetter;
 use crate::layout;
 use crate::presence::{Offset, Partition};
 use std::collections::{BTreeMap, VecDeque};
@@ -23,12 +24,22 @@ pub trait Keep: Send {
 
 /// The changes in progress, by partition, in the order they were read. They end in any order; the position advances
 /// over those that are done without a gap.
+///
+/// A change that was given up waits here until the position reaches it, and is written to the dead-letter file then. So
+/// no change that a later process posts again is in that file, except after a crash within [`Keep`]'s interval.
 #[derive(Default)]
 pub struct Frontier {
     positions: Positions,
-    under_way: BTreeMap<Partition, VecDeque<(Offset, bool)>>,
+    under_way: BTreeMap<Partition, VecDeque<(Offset, Progress)>>,
     count: usize,
     moved: bool,
+}
+
+#[derive(Debug)]
+enum Progress {
+    UnderWay,
+    Done,
+    GivenUp(DeadLetter),
 }
 
 impl Frontier {
@@ -54,22 +65,49 @@ impl Frontier {
     }
 
     pub fn begun(&mut self, partition: Partition, next: Offset) {
-        self.under_way.entry(partition).or_default().push_back((next, false));
+        let line = self.under_way.entry(partition).or_default();
+        line.push_back((next, Progress::UnderWay));
         self.count += 1;
     }
 
-    pub fn done(&mut self, partition: Partition, next: Offset) {
+    /// Records that a change has ended, in the dead letter if it was given up. [`Frontier::advance`] moves the position.
+    pub fn done(&mut self, partition: Partition, next: Offset, letter: Option<DeadLetter>) {
         let Some(line) = self.under_way.get_mut(&partition) else {
             return;
         };
         // Entries are in order, so they can be searched.
         if let Ok(at) = line.binary_search_by_key(&next, |(next, _)| *next) {
-            line[at].1 = true;
+            line[at].1 = letter.map_or(Progress::Done, Progress::GivenUp);
         }
-        while let Some((next, true)) = line.front().copied() {
+    }
+
+    /// Returns the dead letters that must be written before the position moves over all that has ended.
+    pub fn letters(&self, partition: Partition) -> Vec<&DeadLetter> {
+        let line = self.under_way.get(&partition).into_iter().flatten();
+        let ended = line.take_while(|(_, progress)| !matches!(progress, Progress::UnderWay));
+        let letters = ended.filter_map(|(_, progress)| match progress {
+            Progress::GivenUp(letter) => Some(letter),
+            Progress::UnderWay | Progress::Done => None,
+        });
+        letters.collect()
+    }
+
+    /// Moves the position over what has ended without a gap, and over at most so many dead letters: those that were
+    /// written.
+    pub fn advance(&mut self, partition: Partition, mut written: usize) {
+        let Some(line) = self.under_way.get_mut(&partition) else {
+            return;
+        };
+        while let Some((next, progress)) = line.front() {
+            match progress {
+                Progress::UnderWay => break,
+                Progress::Done => {}
+                Progress::GivenUp(_) if written == 0 => break,
+                Progress::GivenUp(_) => written -= 1,
+            }
+            self.positions.0.insert(partition, *next);
             line.pop_front();
             self.count -= 1;
-            self.positions.0.insert(partition, next);
             self.moved = true;
         }
     }
@@ -155,6 +193,7 @@ impl Keep for PositionFile {
 
 #[cfg(test)]
 mod tests {
+    use super::super::dead_letters::tests::letter;
     use super::*;
 
     #[test]
@@ -167,14 +206,18 @@ mod tests {
             frontier.begun(Partition(0), Offset(next));
         }
         frontier.begun(Partition(1), Offset(1));
-        frontier.done(Partition(0), Offset(9));
-        frontier.done(Partition(0), Offset(5));
+        let done = |frontier: &mut Frontier, partition, next| {
+            frontier.done(Partition(partition), Offset(next), None);
+            frontier.advance(Partition(partition), 0);
+        };
+        done(&mut frontier, 0, 9);
+        done(&mut frontier, 0, 5);
         assert_eq!(frontier.moved(), None);
         assert_eq!(frontier.under_way(), 4);
-        frontier.done(Partition(0), Offset(4));
+        done(&mut frontier, 0, 4);
         assert_eq!(frontier.under_way(), 1);
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:0"));
-        frontier.done(Partition(1), Offset(1));
+        done(&mut frontier, 1, 1);
         assert_eq!(frontier.moved().map(ToString::to_string).as_deref(), Some("0:9,1:1"));
         // Removing a partition also removes its changes in progress.
         frontier.begun(Partition(1), Offset(2));
@@ -182,6 +225,32 @@ mod tests {
         assert_eq!(frontier.end(Partition(1)), Some(Offset(1)));
         assert_eq!((frontier.under_way(), frontier.end(Partition(1))), (1, None));
         assert_eq!(frontier.positions().to_string(), "0:9");
+    }
+
+    #[test]
+    fn a_dead_letter_is_due_when_the_position_reaches_it_and_holds_it_until_it_is_written() {
+        let mut frontier = Frontier::default();
+        frontier.begin(Positions::parse("0:0").expect("a position"));
+        for next in 1..=4 {
+            frontier.begun(Partition(0), Offset(next));
+        }
+        let give_up = |frontier: &mut Frontier, next| {
+            frontier.done(Partition(0), Offset(next), Some(letter(4)));
+        };
+        give_up(&mut frontier, 2);
+        give_up(&mut frontier, 4);
+        assert!(frontier.letters(Partition(0)).is_empty());
+        frontier.done(Partition(0), Offset(1), None);
+        frontier.done(Partition(0), Offset(3), None);
+        assert_eq!(frontier.letters(Partition(0)).len(), 2);
+        frontier.advance(Partition(0), 1);
+        assert_eq!(frontier.positions().to_string(), "0:3");
+        assert_eq!(frontier.letters(Partition(0)).len(), 1);
+        frontier.advance(Partition(0), 1);
+        assert_eq!(
+            (frontier.positions().to_string().as_str(), frontier.under_way()),
+            ("0:4", 0)
+        );
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! One callback, posted until the receiver accepts it or it is given up.
 
 use super::Shape;
-use super::refusals::Refusals;
+use super::refusals::{Attempt, Refusals, Verdict};
 use crate::backoff;
 use crate::cause::reason;
 use crate::clock::Clock;
@@ -14,16 +14,13 @@ use reqwest::{Client, StatusCode};
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
-use tokio::sync::Semaphore;
+use tokio::sync::{Semaphore, watch};
 use url::Url;
 
 /// How much of a response is read, so that the connection can be used again.
 const ANSWER_BYTES: usize = 64 << 10;
 /// The longest pause that a receiver can request (`Retry-After`).
 const REST_MAX: Duration = Duration::from_secs(300);
-/// After so many attempts, about half a minute, the body itself counts as refused although no other callback was
-/// posted.
-const REFUSED_ALONE: u32 = 8;
 /// The length to which an address in the log is cut.
 const SHOWN_BYTES_MAX: usize = 200;
 
@@ -44,9 +41,11 @@ pub struct Receiver {
     clock: Arc<dyn Clock>,
     /// Whether a warning was logged and no callback was accepted since.
     is_warned: AtomicBool,
-    /// How many callbacks were accepted.
-    taken: AtomicU64,
     refusals: Mutex<Refusals>,
+    /// The greatest number of an attempt that was accepted, for those who wait.
+    accepted: watch::Sender<u64>,
+    /// Set to true when no further attempt may begin.
+    closed: watch::Sender<bool>,
     /// No callback is posted before this monotonic time: the receiver requested a pause.
     rest_until_ms: AtomicU64,
 }
@@ -58,6 +57,8 @@ pub enum Outcome {
         body: Vec<u8>,
         why: String,
     },
+    /// The bridge is stopping, and a later process posts the callback.
+    Left,
     /// The receiver refuses nearly everything, so the callback is not the problem: the bridge must stop.
     Stop {
         why: String,
@@ -81,8 +82,6 @@ enum Failed {
     /// The receiver will never accept this body, provided that it accepts others: a proxy without a route responds the
     /// same way.
     Refused(String),
-    /// The receiver will never accept this body.
-    Never(String),
 }
 
 impl Receiver {
@@ -104,10 +103,21 @@ impl Receiver {
             patience,
             clock,
             is_warned: AtomicBool::new(false),
-            taken: AtomicU64::new(0),
             refusals: Mutex::default(),
+            accepted: watch::Sender::default(),
+            closed: watch::Sender::default(),
             rest_until_ms: AtomicU64::new(0),
         })
+    }
+
+    /// Lets no further attempt begin: what is not accepted by those in progress is left.
+    pub fn close(&self) {
+        self.closed.send_replace(true);
+    }
+
+    /// Records that the callbacks of this user are no longer posted by this process.
+    pub fn left(&self, user: &str) {
+        self.refusals().left(user);
     }
 
     /// Posts a change until it is accepted or given up. Holds a permit during each attempt and none between attempts. With a
@@ -134,7 +144,7 @@ impl Receiver {
             span.number("http.response.status_code", status.into());
         }
         match &outcome {
-            Outcome::Taken => {}
+            Outcome::Taken | Outcome::Left => {}
             Outcome::GivenUp { .. } | Outcome::Stop { .. } => {
                 span.failed(
                     attempts
@@ -148,40 +158,42 @@ impl Receiver {
     }
 
     async fn post(&self, change: &Change, body: Vec<u8>, attempts: &mut Attempts, permits: &Semaphore) -> Outcome {
+        let mut closed = self.closed.subscribe();
         let mut first = None;
         let mut backoff = backoff::CALLBACK.start();
-        let (mut is_late, mut refused) = (false, 0);
+        let (mut is_late, mut first_refusal) = (false, None);
         loop {
             let permit = permits.acquire().await.expect("the semaphore is never closed");
+            if *closed.borrow() {
+                return Outcome::Left;
+            }
             if let Some(rest) = self.rest() {
                 drop(permit);
-                tokio::time::sleep(rest).await;
+                tokio::select! {
+                    () = tokio::time::sleep(rest) => {}
+                    _ = closed.wait_for(|closed| *closed) => {}
+                }
                 continue;
             }
-            let taken_before = || (self.clock.monotonic(), self.taken.load(Ordering::Relaxed));
-            let (began, taken_before) = *first.get_or_insert_with(taken_before);
-            let attempt = self.attempt(change, &body, attempts).await;
+            let began = *first.get_or_insert_with(|| self.clock.monotonic());
+            let attempt = self.refusals().begin();
+            let attempted = self.attempt(change, &body, attempts).await;
             drop(permit);
-            let why = match attempt {
+            let mut undecided = None;
+            let why = match attempted {
                 Ok(()) => {
-                    self.taken.fetch_add(1, Ordering::Relaxed);
-                    self.refusals().taken();
-                    if self.is_warned.swap(false, Ordering::Relaxed) {
-                        tracing::info!("the receiver accepts callbacks again");
-                    }
+                    self.accepted(attempt);
                     return Outcome::Taken;
                 }
-                Err(Failed::Never(why)) => return self.refused(change, body, why),
                 Err(Failed::Refused(why)) => {
-                    refused += 1;
-                    let are_others_taken = self.taken.load(Ordering::Relaxed) > taken_before;
-                    if are_others_taken || refused >= REFUSED_ALONE && self.refusals().are_only(&change.user) {
-                        return self.refused(change, body, why);
-                    }
-                    if let Some(storm) = self.refusals().refused(&change.user) {
-                        return Outcome::Stop {
-                            why: storm.sentence(&why),
-                        };
+                    let verdict = self.refusals().refused(&change.user, attempt, first_refusal);
+                    match verdict {
+                        Verdict::Undecided(number) => undecided = Some(*first_refusal.get_or_insert(number)),
+                        Verdict::ThisCallback => return Outcome::GivenUp { body, why },
+                        Verdict::Everything(refusal) => {
+                            let why = refusal.sentence(&why);
+                            return Outcome::Stop { why };
+                        }
                     }
                     why
                 }
@@ -208,11 +220,34 @@ impl Receiver {
             if self.patience.give_up_after.is_some_and(|most| waited > most) {
                 // After a pause that the receiver requested, it gets one more attempt.
                 if is_late || self.rest().is_none() {
-                    return given_up(change, body, why);
+                    return Outcome::GivenUp { body, why };
                 }
                 is_late = true;
             }
-            tokio::time::sleep(pause).await;
+            // The next attempt decides about a refusal as soon as another callback was accepted.
+            let is_decided = async {
+                match undecided {
+                    Some(refusal) => drop(self.accepted.subscribe().wait_for(|accepted| *accepted > refusal).await),
+                    None => std::future::pending().await,
+                }
+            };
+            tokio::select! {
+                () = tokio::time::sleep(pause) => {}
+                () = is_decided => {}
+                _ = closed.wait_for(|closed| *closed) => {}
+            }
+        }
+    }
+
+    fn accepted(&self, attempt: Attempt) {
+        self.refusals().accepted(attempt);
+        self.accepted.send_if_modified(|accepted| {
+            let is_later = attempt.number > *accepted;
+            *accepted = attempt.number.max(*accepted);
+            is_later
+        });
+        if self.is_warned.swap(false, Ordering::Relaxed) {
+            tracing::info!("the receiver accepts callbacks again");
         }
     }
 
@@ -225,16 +260,6 @@ impl Receiver {
 
     fn refusals(&self) -> std::sync::MutexGuard<'_, Refusals> {
         self.refusals.lock().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    /// Gives up a body that will never be accepted, or stops the bridge if nearly all are refused.
-    fn refused(&self, change: &Change, body: Vec<u8>, why: String) -> Outcome {
-        match self.refusals().given_up(&change.user) {
-            Some(storm) => Outcome::Stop {
-                why: storm.sentence(&why),
-            },
-            None => given_up(change, body, why),
-        }
     }
 
     async fn attempt(&self, change: &Change, body: &[u8], attempts: &mut Attempts) -> Result<(), Failed> {
@@ -268,8 +293,9 @@ impl Receiver {
         let why = format!("the receiver responded with {}", status.as_u16());
         match status {
             _ if status.is_success() => Ok(()),
-            StatusCode::BAD_REQUEST => Err(Failed::Refused(why)),
-            StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => Err(Failed::Never(why)),
+            StatusCode::BAD_REQUEST | StatusCode::PAYLOAD_TOO_LARGE | StatusCode::UNPROCESSABLE_ENTITY => {
+                Err(Failed::Refused(why))
+            }
             _ if status.is_redirection()
                 && let Some(location) = location =>
             {
@@ -305,12 +331,6 @@ fn location(headers: &HeaderMap, to: &Url) -> Option<String> {
     let mut shown = masked(location.as_str());
     shown.truncate(shown.floor_char_boundary(SHOWN_BYTES_MAX));
     Some(shown)
-}
-
-fn given_up(change: &Change, body: Vec<u8>, why: String) -> Outcome {
-    let id = super::id(change);
-    tracing::error!(change = id, user = &*change.user, "giving up a callback: {why}");
-    Outcome::GivenUp { body, why }
 }
 
 #[cfg(test)]

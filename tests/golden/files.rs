@@ -6,7 +6,7 @@ use rollcall::gateway::epoch::DirectoryLock;
 use rollcall::lake::manifest::{FORMAT, FileList, LakeManifest};
 use rollcall::presence::change::{Cause, Change, DeviceChange, OutputId};
 use rollcall::presence::{Epoch, LogTime, Offset, Partition, Status};
-use rollcall::webhook::{DeadLetterFile, Keep as _, PositionFile, Positions};
+use rollcall::webhook::{DeadLetter, DeadLetterFile, Keep as _, PositionFile, Positions};
 use serde_json::Value;
 use std::fs;
 
@@ -60,14 +60,10 @@ fn small_files_are_written_as_their_golden_files_are() {
     kept.keep(&positions()).expect("kept");
     let position = fs::read_to_string(file("position")).expect("it is there");
 
-    let letters = DeadLetterFile::open(&file("letters"), u64::MAX).expect("opened");
-    letters
-        .write(
-            &change(),
-            br#"{"CallbackCommand":"State.StateChange"}"#,
-            "400 Bad Request",
-        )
-        .expect("written");
+    let mut letters = DeadLetterFile::open(&file("letters"), u64::MAX).expect("opened");
+    let body = br#"{"CallbackCommand":"State.StateChange"}"#;
+    let letter = DeadLetter::new(&change(), body, "400 Bad Request".to_owned());
+    letters.write(&[&letter]).1.expect("written");
     let letters = fs::read_to_string(file("letters")).expect("it is there");
     bless::check([
         ("tests/golden/epoch.txt", epoch.as_str()),
