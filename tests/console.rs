@@ -110,6 +110,53 @@ fn where_the_gateway_asks_for_a_token_so_does_the_page() {
 }
 
 #[test]
+fn whatever_people_choose_as_names_can_be_asked_for_and_is_shown_as_it_is() {
+    let (directory, server) = house(&[]);
+    let (wide, gateway) = ("W".repeat(128), "G".repeat(64));
+    let users = [
+        ".",
+        "..",
+        "query",
+        "a/b?c#d%20e&f=+",
+        " lead",
+        "trail ",
+        "x  y",
+        "x y",
+        "\u{a0}",
+        "\u{200b}",
+        "\u{202e}evil",
+        "new\nline\ttab",
+        "مرحبا",
+        "👩\u{200d}👩\u{200d}👧❤\u{fe0f}",
+        "a\u{200d}b",
+        &wide,
+    ];
+    let device = |(number, user): (usize, &&str)| {
+        let long = user.len() == 128;
+        let name = |short: &str| if long { wide.clone() } else { short.to_owned() };
+        let gateway = if long { gateway.as_str() } else { "g1" };
+        json!({"type": "connect", "user": user, "platform": "web", "device": name("מכשיר \u{202e}"), "gateway": gateway, "epoch": 1,
+            "conn": number, "intent": "login", "client": name("app\u{202e}/1")})
+    };
+    let lease = |gateway: &str| json!({"type": "lease", "gateway": gateway, "epoch": 1, "ttl_ms": 600_000});
+    let custom = |user: &str, text: &str| json!({"type": "custom_status", "user": user, "text": text});
+    let events: Vec<Value> = [lease("g1"), lease(&gateway)]
+        .into_iter()
+        .chain(users.iter().enumerate().map(device))
+        .chain([
+            custom("\u{202e}evil", "\u{202e}backwards"),
+            custom(&wide, &"M".repeat(100)),
+        ])
+        .collect();
+    server.publish("", &events);
+    // The list of kicks has long names too.
+    let again = json!({"type": "connect", "user": wide, "platform": "web", "device": wide, "gateway": gateway, "epoch": 1, "conn": 900,
+        "intent": "login", "client": wide});
+    server.publish("", &[again]);
+    went_well(&play(&server, directory.path(), "names", ""));
+}
+
+#[test]
 fn without_a_browser_the_test_says_what_to_install() {
     let node = Command::new("node").args(["-p", "process.execPath"]).output();
     let node = String::from_utf8(node.expect("node is installed").stdout).expect("UTF-8");

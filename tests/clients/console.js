@@ -5,6 +5,7 @@
 const assert = require('node:assert/strict');
 const fs = require('node:fs');
 const path = require('node:path');
+const people = require('./console_people.js');
 
 const [modules, url, directory, scene, token] = process.argv.slice(2);
 const PATIENCE_MS = 60_000;
@@ -512,7 +513,17 @@ const SCENES = {
     await device.press('Look up');
     await page.locator('#look .big', { hasText: 'online' }).waitFor();
   },
+
+  /** Ids and names that are hard to show or to ask for. */
+  async names(page) {
+    await people.longNamesFit(page, directory);
+    await people.namesAreKeptApart(page);
+    await people.everyIdCanBeAskedFor(page);
+  },
 };
+
+/** Answers that a scene is about, which the browser logs as errors. */
+const EXPECTED = { names: /status of 404/ };
 
 async function main() {
   const executablePath = browser();
@@ -532,7 +543,8 @@ async function main() {
       error.message += `\nthe page said: ${JSON.stringify(complaints)}; see failed.png in ${directory}`;
       throw error;
     }
-    assert.deepEqual(complaints, []);
+    const expected = EXPECTED[scene];
+    assert.deepEqual(complaints.filter((one) => !expected?.test(one)), []);
   } finally {
     await launched.close();
   }

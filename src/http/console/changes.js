@@ -1,6 +1,6 @@
 // The console's list of changes, each as a sentence: the newest in the log, and new ones as they arrive.
 
-import { $, on, mono, num, text, h, timeEl, arrows } from './dom.js';
+import { $, on, mono, num, text, h, by, named, timeEl, arrows } from './dom.js';
 import { Stream, observe } from './server.js';
 import { openUser, userChanged } from './user.js';
 import { showState } from './watch.js';
@@ -9,9 +9,9 @@ import { CAUSES, sentence, transition } from './sentences.js';
 
 function rowOf(c, fresh) {
   if (c.gap) return h('li.row.gap', null, c.gap);
-  const li = h('li', {className: fresh ? 'row new' : 'row'}), b = h('button.u', {type: 'button', tabIndex: -1, title: 'Look up ' + c.user}, String(c.user));
+  const li = h('li', {className: fresh ? 'row new' : 'row'}), b = h('button.u', {type: 'button', tabIndex: -1, title: 'Look up ' + named(c.user)}, by(c.user));
   b.dataset.user = c.user;
-  const pos = h('span.pos', {title: ['change ' + c.id, 'seq ' + c.seq, 'version ' + c.version, 'evidence ' + c.evidence].concat((c.devices || []).map(d => d.platform + ' ' + d.device)).join('\n')}, c.partition + '@' + c.offset);
+  const pos = h('span.pos', {title: ['change ' + c.id, 'seq ' + c.seq, 'version ' + c.version, 'evidence ' + c.evidence].concat((c.devices || []).map(d => named(d.platform) + ' ' + named(d.device))).join('\n')}, c.partition + '@' + c.offset);
   li.append(timeEl(c.at, true), b, transition(c), h('span.what', null, sentence(c)), pos);
   return li;
 }
@@ -27,7 +27,7 @@ const passes = (c) => { const f = $('filter').value; return c.gap || !f || (f ==
 export const stream = new Stream('v1/changes', 'change', {
   item: onChange,
   lost: () => gap('The stream could not continue from its last position: the changes in between are not shown.'),
-  state: () => { if (stream && stream.state === 'open' && !openedAt) openedAt = mono(); showState(); },
+  state: () => { if (stream && stream.state === 'open' && !openedAt) { openedAt = mono(); if (!seen.length) empty(); } showState(); },
 });
 
 function onChange(c) {
@@ -80,7 +80,7 @@ export function showHeld(why) {
   $('newest').hidden = !why || !waiting;
   if (why && waiting) text($('newest'), HELD[why] + ' · show ' + num(waiting) + ' newer');
 }
-function empty() { list.replaceChildren(h('li.empty', null, $('filter').value ? 'No change of this kind has been seen here.' : 'The log has no changes yet. They appear here as they happen.')); }
+function empty() { list.replaceChildren(h('li.empty', null, !openedAt ? 'The changes have not been read yet.' : $('filter').value ? 'No change of this kind has been seen here.' : 'The log has no changes yet. They appear here as they happen.')); }
 function redraw() {
   const l = seen.filter(passes).slice(-CAP).reverse();
   pending = [];

@@ -12,11 +12,29 @@ export const text = (e, s) => { s = String(s); if (e.textContent !== s) e.textCo
 export function h(tag, props, ...kids) {
   const [name, ...cls] = tag.split('.'), e = document.createElement(name);
   if (cls.length) e.className = cls.join(' ');
-  if (typeof props === 'string' || props instanceof Node) kids.unshift(props);
+  if (typeof props === 'string' || Array.isArray(props) || props instanceof Node) kids.unshift(props);
   else for (const k in props) k in e ? (e[k] = props[k]) : e.setAttribute(k, props[k]);
-  e.append(...kids.filter((k) => k != null && k !== ''));
+  e.append(...kids.flat(Infinity).filter((k) => k != null && k !== ''));
   return e;
 }
+
+/* ---- texts that people chose: ids, names of devices and gateways, clients, custom statuses ---- */
+/* What is invisible, or changes where and how the text around it appears. A joiner within an emoji is visible by its effect. */
+const UNSEEN = /[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}\u2800]|(?! )\p{Zs}/gu;
+const escaped = (c) => '\\u{' + c.codePointAt(0).toString(16) + '}';
+/* Alternatives, because Chromium 156 finds no emoji with a class before `$`. */
+const isJoined = (c, before, after) => (c === '\u200d' && /(?:\p{Extended_Pictographic}|\p{Emoji_Modifier}|\ufe0f)$/u.test(before) && /^\p{Extended_Pictographic}/u.test(after))
+  || (c === '\ufe0f' && /(?:\p{Extended_Pictographic}|[\d#*])$/u.test(before));
+/* Replaces each invisible character, and a space at an end, which cannot be seen either. */
+const visible = (s, put) => String(s).replace(UNSEEN, (c, at, all) => (isJoined(c, all.slice(0, at), all.slice(at + c.length)) ? c : put(escaped(c)))).replace(/^ | $/g, () => put(escaped(' ')));
+/** Returns a text in which control, format and invisible characters are escaped, as `\u{202e}`. */
+export const plain = (s) => visible(s, (escape) => escape);
+/** Returns an element with such a text. Its direction does not change the text around it. */
+export const by = (s) => h('bdi', null, visible(s, (escape) => '\0' + escape + '\0').split('\0').map((piece, at) => (at % 2 ? h('span.esc', null, piece) : piece)));
+/** Returns such a text for an attribute or an announcement, which have no elements. */
+export const named = (s) => (/^[\x21-\x7e]*$/.test(s) ? String(s) : '\u2068' + visible(s, (escape) => '\u2066' + escape + '\u2069') + '\u2069');
+/** Puts something between the items of a list. */
+export const join = (list, between) => list.flatMap((one, at) => (at ? [between, one] : [one]));
 
 export const STATUS = { __proto__: null, online: 'online', push_online: 'push online', offline: 'offline' };
 export const word = (s) => STATUS[s] || String(s);
@@ -50,7 +68,7 @@ let spoken = '';
 export function say(s) { if (s !== spoken) { spoken = s; $('say').textContent = s; } }
 
 /* ---- tables ---- */
-export const rowHead = (s) => h('th', { scope: 'row' }, s);
+export const rowHead = (s) => h('th', { scope: 'row' }, by(s));
 /** Updates a table body, with rows kept by key. Only cells that differ are changed. `cls` has a class for each cell after
  * the heading. */
 export function rows(body, list, name, cls, set) {

@@ -1,6 +1,6 @@
 // The console's list of incidents: the last mass departures, with exact counts by cause, gateway, platform and client.
 
-import { $, on, num, plural, text, h, clock, timeEl, dur, say } from './dom.js';
+import { $, on, num, plural, text, h, by, clock, timeEl, dur, say } from './dom.js';
 import { Failed, api, isLocked } from './server.js';
 
 const POLL_MS = 5000;
@@ -29,6 +29,7 @@ function draw(answer) {
   newest = first;
   const until = answer.looked_up_to ? 'looked for up to ' + clock(answer.looked_up_to) : '';
   text($('isum'), [incidents.length ? plural(incidents.length, 'incident') : 'none', until].filter(Boolean).join(' · '));
+  text($('incidents-none'), 'No mass departure in the log: at no time 100 devices, and 5 % of those online, lost their link within 10 s.');
   const key = JSON.stringify(incidents);
   if (key === drawn) return;
   drawn = key;
@@ -44,7 +45,7 @@ function item(incident) {
   const within = incident.to > incident.from ? ' within ' + dur(Math.max(1000, incident.to - incident.from)) : ' at once';
   const [gateway] = byCount(incident.gateways);
   const summary = h('summary', null, timeEl(incident.from), h('b', null, plural(incident.devices, 'device') + ' left' + within),
-    h('span.mut', null, gateway ? percent(gateway[1], incident) + ' on ' + gateway[0] : ''));
+    h('span.mut', null, gateway ? [percent(gateway[1], incident) + ' on ', by(gateway[0])] : ''));
   const details = h('details', { open: opened.has(incident.id) }, summary,
     h('p.foot', null, plural(incident.departures, 'departure') + ' of ' + plural(incident.devices, 'device') + share + '; ' + num(incident.online_before) + ' were online ' + incident.window_s + ' s before. Incident ' + incident.id + '.'),
     h('div.scroll', { tabIndex: 0, role: 'group', ariaLabel: 'Departures by name' }, h('table', null,
@@ -60,7 +61,7 @@ function percent(count, incident) {
 }
 
 function named(kind, counts, incident) {
-  const rows = counts.slice(0, SHOWN).map(([name, count]) => h('tr', null, h('th', { scope: 'row' }, kind), h('td.l.name', null, name), h('td', null, num(count)), h('td', null, percent(count, incident))));
+  const rows = counts.slice(0, SHOWN).map(([name, count]) => h('tr', null, h('th', { scope: 'row' }, kind), h('td.l.name', null, by(name)), h('td', null, num(count)), h('td', null, percent(count, incident))));
   const rest = counts.slice(SHOWN);
   if (rest.length) {
     const more = rest.reduce((sum, [, count]) => sum + count, 0);

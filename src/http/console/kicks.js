@@ -1,6 +1,6 @@
 // The console's list of kicks: the newest in the log, and new ones as they arrive.
 
-import { $, on, num, plural, text, h, timeEl, arrows } from './dom.js';
+import { $, on, num, plural, text, h, by, named, timeEl, arrows } from './dom.js';
 import { Stream } from './server.js';
 import { openUser } from './user.js';
 
@@ -20,7 +20,7 @@ const list = $('kicks');
 /* Kicks, oldest first; null marks a gap. */
 let kicks = [], waiting = 0, soon = 0, focused = false, pointing = false;
 
-const stream = new Stream('v1/kicks', 'kick', { item: add, lost: () => add(null), state: () => { list.dataset.state = stream.state; summary(); } });
+const stream = new Stream('v1/kicks', 'kick', { item: add, lost: () => add(null), state: () => { list.dataset.state = stream.state; none(); summary(); } });
 
 function summary() {
   const shown = kicks.filter((kick) => kick).length, parts = shown ? ['the newest ' + plural(shown, 'kick')] : [];
@@ -51,15 +51,19 @@ function draw() {
 function row(kick) {
   if (!kick) return h('li.row.gap', null, 'The list could not continue from its last position: the kicks in between are not shown.');
   /* A kick that names a connection by number alone has no user. */
-  const user = kick.user == null ? h('span.mut', null, 'unknown user') : h('button.u', { type: 'button', tabIndex: -1, title: 'Look up ' + kick.user }, kick.user);
+  const user = kick.user == null ? h('span.mut', null, 'unknown user') : h('button.u', { type: 'button', tabIndex: -1, title: 'Look up ' + named(kick.user) }, by(kick.user));
   if (kick.user != null) user.dataset.user = kick.user;
-  const device = kick.user == null ? 'connection ' + kick.conn : kick.platform + ' ' + kick.device;
+  const device = kick.user == null ? 'connection ' + kick.conn : [by(kick.platform), ' ', by(kick.device)];
   return h('li.row', null, timeEl(kick.at, true), user, h('span.tr', null, kick.reason),
-    h('span.what', null, device + ' on ' + kick.gateway + ': ' + (WHY[kick.reason] || kick.reason)),
-    h('span.pos', { title: 'kick ' + kick.id + '\ngateway ' + kick.gateway + ', epoch ' + kick.epoch + ', connection ' + kick.conn }, kick.gateway + '/' + kick.conn));
+    h('span.what', null, device, ' on ', by(kick.gateway), ': ' + (WHY[kick.reason] || kick.reason)),
+    h('span.pos', { title: 'kick ' + kick.id + '\ngateway ' + named(kick.gateway) + ', epoch ' + kick.epoch + ', connection ' + kick.conn }, by(kick.gateway), '/' + kick.conn));
 }
 
-list.append(h('li.empty', null, 'The log has no kicks yet. They appear here as they happen.'));
+/** Says that there are no kicks, once the server has answered. */
+function none() {
+  if (!kicks.length) list.replaceChildren(h('li.empty', null, stream && stream.ever ? 'The log has no kicks yet. They appear here as they happen.' : 'The kicks have not been read yet.'));
+}
+none();
 on(list, 'click', (event) => { const user = event.target.closest('.u'); if (user) openUser(user.dataset.user); });
 on(list, 'pointerenter', (event) => { pointing = event.pointerType === 'mouse'; });
 on(list, 'pointerleave', () => { pointing = false; later(); });

@@ -1,6 +1,6 @@
 // The console's actions for operators: kick and forget a user. Each shows the event as a curl command before it publishes it.
 
-import { on, h, text, say } from './dom.js';
+import { on, h, by, text, say } from './dom.js';
 import { api, hasToken } from './server.js';
 
 const ACTS = [
@@ -12,10 +12,12 @@ let adminToken = '';
 /* The open action: it must survive when the panel is drawn again after a change of the user. */
 let open = null;
 
+/* The same event, in which nothing is invisible. */
+const json = (value) => JSON.stringify(value).replace(/[\p{Cc}\p{Cf}\p{Zl}\p{Zp}\p{Default_Ignorable_Code_Point}]|(?! )\p{Zs}/gu, (c) => c.split('').map((unit) => '\\u' + unit.charCodeAt(0).toString(16).padStart(4, '0')).join(''));
 const quoted = (s) => "'" + s.replaceAll("'", "'\\''") + "'";
 function curl(event) {
   const token = hasToken() || adminToken ? ` -H "Authorization: Bearer $TOKEN"` : '';
-  return `curl${token} ${quoted(new URL('v1/events', location.href).href)} -d ${quoted(JSON.stringify([event]))}`;
+  return `curl${token} ${quoted(new URL('v1/events', location.href).href)} -d ${quoted(json([event]))}`;
 }
 
 /** Returns the part of the panel with the operator's actions. */
@@ -26,7 +28,7 @@ export function actions(user) {
   const begin = (act) => {
     const event = { type: act.type, user }, problem = h('p.err', { role: 'alert' });
     const token = h('input.in', { type: 'password', autocomplete: 'off', id: 'ops-token', value: adminToken });
-    const run = h('button.btn.bad', { type: 'submit' }, act.label + ' ' + user), cancel = h('button.btn', { type: 'button' }, 'Cancel');
+    const run = h('button.btn.bad', { type: 'submit' }, act.label + ' ', by(user)), cancel = h('button.btn', { type: 'button' }, 'Cancel');
     const form = h('form', null, h('p', null, act.what), h('pre', null, curl(event)),
       hasToken() || adminToken ? h('div.fld', null, h('label', { htmlFor: 'ops-token' }, 'Admin token, if the page’s token has no scope admin'), token) : null,
       h('div.acts', null, run, cancel), problem);

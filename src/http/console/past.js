@@ -1,7 +1,7 @@
 // The console's view of the past: a user's timeline with causes, why a user has a status, and the totals at a chosen time
 // beside those of now.
 
-import { $, on, num, text, h, word, clock, timeEl, dur, say, plural, STATUS } from './dom.js';
+import { $, on, num, text, h, by, named, plain, word, clock, timeEl, dur, say, plural, STATUS } from './dom.js';
 import { api, logNow } from './server.js';
 
 const NS = 'http://www.w3.org/2000/svg';
@@ -35,11 +35,11 @@ export async function showPast(user, partition) {
   }
   past.partition = partition;
   timeline.hidden = false;
-  const gen = ++past.gen, path = 'v1/users/' + encodeURIComponent(user) + '/history';
+  const gen = ++past.gen, path = 'v1/user/history?id=' + encodeURIComponent(user);
   try {
     let answer, cut = '';
     try {
-      answer = await api(path + (past.fit ? '' : '?from=-' + past.span + 'ms'));
+      answer = await api(path + (past.fit ? '' : '&from=-' + past.span + 'ms'));
     } catch (error) {
       if (error.status !== 410) throw error;
       answer = await api(path);
@@ -63,8 +63,15 @@ function fit() {
   range.value = past.span;
 }
 
-const name = (one) => one.platform == null ? 'The user' : one.platform + ' ' + one.device;
+const name = (one) => one.platform == null ? 'The user' : named(one.platform) + ' ' + named(one.device);
+const nameOf = (one) => one.platform == null ? 'The user' : [by(one.platform), ' ', by(one.device)];
 const sentenceOf = (one) => name(one) + ': ' + word(one.status) + ' from ' + clock(one.from) + ' to ' + (one.to == null ? 'now' : clock(one.to)) + ', ' + because(one.cause);
+
+/** Returns as much of a name as there is room for: text in a drawing does not wrap. */
+function label(of, room) {
+  const all = [...plain(of)], most = Math.max(4, Math.floor(room / 9));
+  return named(all.length > most ? all.slice(0, most - 1).join('') + '…' : of);
+}
 
 /** Draws a row for the user and one for each device: a bar for each stretch of a status, with its cause where there is room. */
 export function drawPast() {
@@ -90,7 +97,7 @@ export function drawPast() {
   out.push(svg('text', { x: width, y: high - 3, 'text-anchor': 'end' }, 'now'));
   [...rows.values()].forEach((list, number) => {
     const y = number * ROW;
-    out.push(svg('text', { x: 0, y: y + 12, class: 't' }, list[0].platform == null ? 'User' : list[0].platform + ' · ' + list[0].device));
+    out.push(svg('text', { x: 0, y: y + 12, class: 't' }, list[0].platform == null ? 'User' : label(list[0].platform, width / 2) + ' · ' + label(list[0].device, width / 2)));
     let free = -1;
     for (const one of list) {
       const x = X(one.from), to = X(one.to == null ? end : one.to), off = one.status === 'offline';
@@ -103,10 +110,10 @@ export function drawPast() {
       out.push(bar, hit);
       if (one.from >= begin) {
         out.push(svg('line', { x1: x, x2: x, y1: y + 15, y2: y + 33, class: 'mark' }));
-        const label = because(one.cause), wide = label.length * 5.9;
+        const cause = because(one.cause), wide = cause.length * 5.9;
         /* At the right edge it is written to the left of its mark. */
         const left = x + wide + 3 > width, start = left ? x - wide - 3 : x + 3;
-        if (start > free) { out.push(svg('text', { x: left ? x - 3 : x + 3, y: y + 41, class: 'c', 'text-anchor': left ? 'end' : 'start' }, label)); free = start + wide + 5; }
+        if (start > free) { out.push(svg('text', { x: left ? x - 3 : x + 3, y: y + 41, class: 'c', 'text-anchor': left ? 'end' : 'start' }, cause)); free = start + wide + 5; }
       }
     }
   });
@@ -127,7 +134,7 @@ function choose(one) {
   const ask = h('button.btn', { type: 'button' }, 'Why was the user ' + word(one.status) + '?');
   // Of what still holds nearly every answer is there without a fold of the partition.
   on(ask, 'click', () => why(past.user, one.to == null ? null : one.from, answer));
-  about.replaceChildren(h('p', h('b', null, name(one)), ': ' + word(one.status)), list, ...(one.platform == null ? [ask, answer] : []));
+  about.replaceChildren(h('p', h('b', null, nameOf(one)), ': ' + word(one.status)), list, ...(one.platform == null ? [ask, answer] : []));
   say(sentenceOf(one));
   drawPast();
 }
@@ -155,10 +162,10 @@ function stepOf(step) {
 async function why(user, at, into) {
   into.replaceChildren(h('p.mut', 'Reading the log…'));
   try {
-    const answer = await api('v1/users/' + encodeURIComponent(user) + '/why' + (at == null ? '' : '?at=' + at), { ms: 20000 });
+    const answer = await api('v1/user/why?id=' + encodeURIComponent(user) + (at == null ? '' : '&at=' + at), { ms: 20000 });
     if (!answer) { into.replaceChildren(h('p', 'Nothing was known of this user.')); return; }
     const chain = h('ol.chain', ...answer.steps.map((step) => h('li', null, ...stepOf(step))));
-    const later = answer.pending.map((one) => h('li', 'Unless something comes before, ' + one.platform + ' ' + one.device + ': ' + because(one.then) + ', at ', timeEl(one.deadline), '.'));
+    const later = answer.pending.map((one) => h('li', 'Unless something comes before, ', nameOf(one), ': ' + because(one.then) + ', at ', timeEl(one.deadline), '.'));
     into.replaceChildren(h('p', h('b', null, word(answer.status)), ' since ', timeEl(answer.since), ', because:'), chain, ...(later.length ? [h('ul.later', ...later)] : []));
     say(word(answer.status) + ' because: ' + because(answer.steps[0].cause) + '. ' + plural(answer.steps.length, 'step') + '.');
   } catch (error) {

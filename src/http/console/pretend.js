@@ -1,7 +1,7 @@
 // The console's simulated gateway: this page publishes the events of a gateway, so that failures can be tried on any server:
 // a cut network, a late disconnect, a dead gateway.
 
-import { $, on, h, text, dur, clock, glyph, word, say } from './dom.js';
+import { $, on, h, by, text, dur, clock, glyph, word, say } from './dom.js';
 import { api } from './server.js';
 import { openUser } from './user.js';
 import { watch } from './watch.js';
@@ -52,7 +52,7 @@ async function send(one, quiet) {
     const answer = await api('v1/events?wait=applied', { body: [one] });
     const at = answer.appended && answer.appended[0];
     const where = Array.isArray(at) ? 'every partition' : at ? at.partition + '@' + at.offset : '';
-    if (!quiet) log('event', JSON.stringify(one) + (where ? ' → ' + where : '') + outcome(at));
+    if (!quiet) log('event', [by(JSON.stringify(one)), (where ? ' → ' + where : '') + outcome(at)]);
     return true;
   } catch (error) {
     log('error', one.type + ': ' + error.message);
@@ -122,7 +122,7 @@ function paint() {
 }
 
 on(document, 'rollcall-change', ({ detail }) => {
-  if (epoch && detail.user === user.value) log('change', word(detail.before) + ' → ' + word(detail.after) + ' (' + detail.cause + '): ' + sentence(detail));
+  if (epoch && detail.user === user.value) log('change', [word(detail.before) + ' → ' + word(detail.after) + ' (' + detail.cause + '): ', sentence(detail)]);
 });
 box.append(h('header', null, h('h2', { id: 'h-pretend' }, 'Simulated gateway'), state, h('div.end', null, look)),
   h('div.body', null, h('p.mut', null, 'This page publishes the events of a gateway ', h('code', null, name), ' to ', h('code', null, 'POST /v1/events'), ' and shows them. Use it to try on any server what happens when a network or a gateway fails.'),

@@ -3,7 +3,7 @@
 import { Rollcall } from '../rollcall.js';
 import { WHY } from './kicks.js';
 
-import { $, on, h, text, dur, clock, glyph, word, say } from './dom.js';
+import { $, on, h, by, plain, text, dur, clock, glyph, word, say } from './dom.js';
 import { api } from './server.js';
 import { openUser } from './user.js';
 import { watch } from './watch.js';
@@ -118,15 +118,15 @@ class Device {
     const listen = (event, handle) => client.on(event, (value) => { if (this.client === client) handle(value); });
     listen('state', (state) => { this.paint(state); if (state === 'connecting' || state === 'waiting') this.log('state', STATE[state]); });
     listen('online', (hello) => {
-      this.log('hello', 'user ' + hello.user + ', gateway ' + hello.gateway + ', epoch ' + hello.epoch + ', connection ' + hello.conn);
-      this.hello.replaceChildren(...[['Connection', h('code', null, hello.gateway + ' / ' + hello.epoch + ' / ' + hello.conn)],
+      this.log('hello', ['user ', by(hello.user), ', gateway ', by(hello.gateway), ', epoch ' + hello.epoch + ', connection ' + hello.conn]);
+      this.hello.replaceChildren(...[['Connection', h('code', null, by(hello.gateway), ' / ' + hello.epoch + ' / ' + hello.conn)],
         ['Heartbeats', 'automatic, every ' + dur(hello.heartbeat_ms) + '; lost after ' + dur(hello.timeout_ms) + ' of silence'],
       ].flatMap(([key, value]) => [h('dt', null, key), h('dd', null, value)]));
       say(name(this) + ' is online.');
     });
-    listen('change', (change) => this.log('change', stands(change) + ' (' + change.cause + ')'));
+    listen('change', (change) => this.log('change', [stands(change), ' (' + change.cause + ')']));
     listen('standing', (user) => this.log('standing', stands(user)));
-    listen('evicted', (user) => this.log('evicted', 'no longer subscribed to ' + user));
+    listen('evicted', (user) => this.log('evicted', ['no longer subscribed to ', by(user)]));
     listen('kicked', ({ reason, reconnect }) => {
       const why = reason + ': ' + (WHY[reason] || 'no description') + '. ' + (reconnect ? 'The client may reconnect by itself.' : 'The client may not reconnect by itself.');
       this.log('kicked', why);
@@ -134,9 +134,9 @@ class Device {
     });
     listen('offline', ({ code, reason, comesBack }) => {
       this.hello.replaceChildren();
-      this.log('closed', code + (reason ? ' ' + reason : '') + (comesBack ? '; reconnects by itself' : ''));
+      this.log('closed', code + (reason ? ' ' + plain(reason) : '') + (comesBack ? '; reconnects by itself' : ''));
     });
-    listen('error', (error) => this.log('error', error.code + ': ' + error.message));
+    listen('error', (error) => this.log('error', error.code + ': ' + plain(error.message)));
     client[how]();
   }
 
@@ -145,15 +145,15 @@ class Device {
       await request(this.client);
       this.log('done', what);
     } catch (error) {
-      this.log('error', what + ': ' + (error.code ? error.code + ', ' : '') + error.message);
+      this.log('error', [what, ': ' + (error.code ? error.code + ', ' : '') + plain(error.message)]);
     }
   }
 
   async watch(user) {
     if (!user) { this.other.focus(); return; }
-    await this.ask('Subscribe to ' + user, async (client) => {
+    await this.ask(['Subscribe to ', by(user)], async (client) => {
       const { unknown } = await client.subscribe([user]);
-      if (unknown.length) this.log('standing', user + ' is not known yet; a login will be shown as a change');
+      if (unknown.length) this.log('standing', [by(user), ' is not known yet; a login will be shown as a change']);
     });
   }
 
@@ -189,7 +189,7 @@ class Device {
 }
 
 const name = (device) => 'Device ' + device.number;
-const stands = ({ user, status, custom_status: custom }) => user + ' is ' + word(status) + (custom == null ? '' : ', “' + custom + '”');
+const stands = ({ user, status, custom_status: custom }) => [by(user), ' is ' + word(status), custom == null ? '' : [', “', by(custom), '”']];
 function add() {
   const device = new Device(devices[devices.length - 1]);
   devices.push(device);

@@ -1,7 +1,7 @@
 // The console's look-up of one user: status, devices, the next deadline of each, the last changes, and the operator's
 // actions.
 
-import { $, on, mono, num, text, h, word, glyph, plural, clock, timeEl, dur, say, STATUS } from './dom.js';
+import { $, on, mono, num, text, h, by, named, word, glyph, plural, clock, timeEl, dur, say, STATUS } from './dom.js';
 import { api, isLocked, logNow, observe } from './server.js';
 import { watch } from './watch.js';
 import { actions } from './operator.js';
@@ -16,13 +16,15 @@ export function openUser(u) {
   if (location.hash === hash && look.user === u) { fetchLook(); showLook(); } else location.hash = hash;
 }
 function hashUser() { const m = /^#user=(.+)$/.exec(location.hash); if (!m) return null; try { return decodeURIComponent(m[1]); } catch (e) { return m[1]; } }
+/* The user whose id the page itself wrote into the field, which keeps no line breaks. */
+let box = {};
 export function route() {
   const u = hashUser();
   if (u === look.user) return;
   if (u == null) { if (location.hash === '' || location.hash === '#') closeLook(); return; }
   if (look.user == null) { look.from = document.activeElement; look.y = scrollY; }
   Object.assign(look, {user: u, data: null, changes: null, err: null, key: '', at: 0}); look.gen++; look.busy = false;
-  $('who').value = u; text($('look-h'), u);
+  $('who').value = u; box = {shown: $('who').value, user: u}; $('look-h').replaceChildren(by(u));
   drawLook(); showLook(); fetchLook(true);
 }
 function showLook() {
@@ -41,7 +43,7 @@ function closeLook() {
 on($('close'), 'click', leave);
 function leave() { history.pushState(null, '', location.pathname + location.search); route(); }
 on(window, 'keydown', e => { if (e.key === 'Escape' && look.user != null && $('look').contains(document.activeElement)) leave(); });
-on($('find'), 'submit', e => { e.preventDefault(); const v = $('who').value.trim(); if (v) openUser(v); else $('who').focus(); });
+on($('find'), 'submit', e => { e.preventDefault(); const v = $('who').value; if (v) openUser(v === box.shown ? box.user : v); else $('who').focus(); });
 let lookTimer = 0;
 /** Refreshes the look-up soon, if it shows this user. */
 export function userChanged(user) { if (look.user === user) lookSoon(); }
@@ -49,10 +51,10 @@ function lookSoon() { if (!lookTimer) lookTimer = setTimeout(() => { lookTimer =
 export async function fetchLook(announce) {
   if (look.user == null || isLocked() || document.hidden) return;
   if (look.busy) { look.again = true; return; }
-  const gen = look.gen, path = 'v1/users/' + encodeURIComponent(look.user);
+  const gen = look.gen, id = '?id=' + encodeURIComponent(look.user);
   look.busy = true; look.at = mono();
   const asked = look.user;
-  const [a, b] = await Promise.allSettled([api(path), api(path + '/changes?limit=20')]);
+  const [a, b] = await Promise.allSettled([api('v1/user' + id), api('v1/user/changes' + id + '&limit=20')]);
   if (gen !== look.gen) return;
   look.busy = false;
   if (a.status === 'fulfilled') {
@@ -61,7 +63,7 @@ export async function fetchLook(announce) {
   } else { look.err = a.reason; if (a.reason.status === 404) look.data = null; }
   if (look.data) showPast(asked, look.data.as_of ? look.data.as_of.partition : 0); else timeline.hidden = true;
   if (b.status === 'fulfilled') look.changes = b.value.changes || [];
-  if (announce) say(look.data ? look.user + ' is ' + word(look.data.status) + ', ' + plural((look.data.devices || []).length, 'device') + '.' : look.err.status === 404 ? 'User ' + look.user + ' is not known.' : 'The look-up failed.');
+  if (announce) say(look.data ? named(look.user) + ' is ' + word(look.data.status) + ', ' + plural((look.data.devices || []).length, 'device') + '.' : look.err.status === 404 ? 'User ' + named(look.user) + ' is not known.' : 'The look-up failed.');
   drawLook();
   if (look.again) { look.again = false; lookSoon(); }
 }
@@ -75,7 +77,7 @@ function fate(d) {
     if (dl >= hb) return {name: 'Heartbeat timeout', then: 'Unless a heartbeat arrives by then, ' + LOSES(p) + '.', from: d.last_seen};
     const g = watch.gateways.find(g => g.gateway === d.gateway && g.epoch === d.epoch);
     if (p.background_ms != null && dl <= d.last_seen + p.background_ms && !(g && g.lease_until === dl)) return {now: 'The app is in the background.', name: 'Background time ends', then: 'Unless it returns to the foreground by then, ' + LOSES(p) + '.', from: dl - p.background_ms};
-    return {name: 'Lease of ' + d.gateway + ' ends', then: 'Unless the gateway renews its lease by then, it counts as lost with all its connections, and ' + LOSES(p) + '.', from: d.last_seen};
+    return {name: ['Lease of ', by(d.gateway), ' ends'], then: 'Unless the gateway renews its lease by then, it counts as lost with all its connections, and ' + LOSES(p) + '.', from: d.last_seen};
   }
   if (d.state === 'away') {
     const lost = LOST[d.lost_by] || d.lost_by, kept = 'Logged in, but away: ' + lost + '.';
@@ -98,7 +100,7 @@ export function drawLook(force) {
   const out = [];
   if (!u && !look.err) out.push(h('p.mut', 'Looking up…'));
   if (look.err) {
-    if (look.err.status === 404) out.push(h('p', 'This user is not known. A user exists from the first change until forgotten; ids are case-sensitive.'));
+    if (look.err.status === 404) out.push(h('p', 'This user is not known. A user exists from the first change until forgotten; ids are case-sensitive, and spaces are part of them.'), trimmed());
     else out.push(h('p.err', 'Not refreshed: ' + look.err.message + '.' + (u ? ' Shown as of ' + clock(look.okAt) + '.' : '')));
   }
   if (u) {
@@ -107,7 +109,7 @@ export function drawLook(force) {
     const [why, because] = whyNow(u.user);
     out.push(h('p.big', glyph(u.status), h('b', null, word(u.status)), h('span.mut', 'since ', timeEl(u.since), ' · ', tick(h('span'), () => ago(u.since, part).replace(' ago', ''))), why));
     out.push(because);
-    if (u.custom_status != null) out.push(h('p.quote', h('span.sr', 'Custom status: '), u.custom_status));
+    if (u.custom_status != null) out.push(h('p.quote', h('span.sr', 'Custom status: '), by(u.custom_status)));
     out.push(pairs('Last seen', when(u.last_seen, part), 'Version', num(u.version), 'Read at', u.as_of && 'partition ' + part + ', offset ' + num(u.as_of.offset)), h('h3', null, ds.length ? plural(ds.length, 'device') : 'Devices'));
     if (!ds.length) out.push(h('p.mut', 'No device is logged in.'));
     const ul = h('ul'); ds.forEach(d => ul.append(devOf(d, part))); out.push(ul);
@@ -120,9 +122,17 @@ export function drawLook(force) {
   } else if (u && look.changes) out.push(h('h3', 'Last changes'), h('p.mut', 'No changes are kept here.'));
   const top = $('look').scrollTop; body.replaceChildren(...out); $('look').scrollTop = top; drawPast();
 }
+/** Offers the id without the spaces around it, which come with copied text. */
+function trimmed() {
+  const user = look.user.trim();
+  if (!user || user === look.user) return '';
+  const other = h('button.btn', {type: 'button'}, 'Look up ', by(user));
+  on(other, 'click', () => openUser(user));
+  return h('p', other);
+}
 function devOf(d, part) {
   const f = fate(d), li = h('li', {className: 'dev ' + (d.status in STATUS ? d.status : '')});
-  li.append(h('div.hd', h('b', null, d.platform), h('code.mut', null, d.device),
+  li.append(h('div.hd', h('b', null, by(d.platform)), h('code.mut', null, by(d.device)),
     h('span.st', glyph(d.status), d.state === 'kicked' ? 'kicked, offline' : word(d.status))));
   if (f.now) li.append(h('p.fate', null, f.now));
   if (d.deadline != null) {
@@ -133,7 +143,7 @@ function devOf(d, part) {
       return left > 0 ? 'in ' + dur(Math.max(left, 1000)) : 'due now';
     })), m, h('p.fate.mut', tick(h('span'), () => { const n = logNow(part); return n != null && d.deadline <= n ? 'It takes effect with the next record of partition ' + part + '.' : f.then; })));
   }
-  li.append(pairs(d.state === 'online' && !d.lingering ? 'Connection' : 'Last connection', h('code', null, d.gateway + ' / ' + d.epoch + ' / ' + d.conn), 'Client', d.client,
+  li.append(pairs(d.state === 'online' && !d.lingering ? 'Connection' : 'Last connection', h('code', null, by(d.gateway), ' / ' + d.epoch + ' / ' + d.conn), 'Client', d.client != null && by(d.client),
     d.state === 'kicked' ? 'Kicked' : d.state === 'away' ? 'Away since' : 'Online since', when(d.since, part), 'Logged in', d.login_at !== d.since && when(d.login_at, part),
     'Last seen', when(d.last_seen, part), 'Evidence', d.evidence != null && 'offset ' + num(d.evidence)));
   return li;

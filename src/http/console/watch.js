@@ -1,13 +1,13 @@
 // The console's figures: requests them every second and shows them.
 
-import { $, on, mono, num, text, h, plural, persec, clock, dur, say, rows, same, fill } from './dom.js';
+import { $, on, mono, num, text, h, by, plain, plural, persec, clock, dur, say, rows, same, fill } from './dom.js';
 import { Failed, api, backoff, isLocked, logNow, observe, started } from './server.js';
 import { addHistory, addSample, describe, drawChart, latest, pace, since } from './chart.js';
 import { stream } from './changes.js';
 import { drawLook } from './user.js';
 
 /** Shared with the other scripts: the newest answers, and the number of failed requests since the last success. */
-export const watch = { stats: null, gateways: [], policy: null, fails: 0, isKafka: false };
+export const watch = { stats: null, gateways: [], gatewaysAt: 0, policy: null, fails: 0, isKafka: false };
 const poll = { timer: 0, retryAt: 0, busy: false, okAt: 0, err: '', firstFail: 0 };
 const began = mono();
 
@@ -54,7 +54,7 @@ export async function pollRest() {
   if (watch.stats && mono() - historyAt > 30000) {
     try { const answer = await api('v1/stats/history'); historyAt = mono(); addHistory(answer, watch.stats.now + (mono() - latest().t)); } catch (e) { skip(e); }
   }
-  try { watch.gateways = (await api('v1/gateways')).gateways || []; drawGateways(); } catch (e) { skip(e); }
+  try { watch.gateways = (await api('v1/gateways')).gateways || []; watch.gatewaysAt = mono(); drawGateways(); } catch (e) { skip(e); }
   if (mono() - policyAt > 60000) try { const p = await api('v1/policy'); policyAt = mono(); watch.policy = p.policy; drawPolicy(p); drawLook(); } catch (e) { skip(e); }
 }
 /** The history has a gap: requests it again at once. */
@@ -172,7 +172,7 @@ function drawOdd(s, ref, minute, span) {
   });
   const newest = malformed[malformed.length - 1], quarantine = 'rollcall log quarantine ' + (watch.isKafka ? '--kafka BROKERS ' : '');
   $('mal-new').hidden = !newest;
-  if (newest) $('mal-new').replaceChildren(h('b', null, 'Malformed, partition ' + newest.partition + ', offset ' + num(newest.offset) + ': '), newest.error, ' See ', h('code', null, quarantine + '--partition ' + newest.partition), '.');
+  if (newest) $('mal-new').replaceChildren(h('b', null, 'Malformed, partition ' + newest.partition + ', offset ' + num(newest.offset) + ': '), by(newest.error), ' See ', h('code', null, quarantine + '--partition ' + newest.partition), '.');
 }
 
 /* ---- platforms, partitions, gateways, policy ---- */
@@ -200,22 +200,23 @@ function drawPartitions(ps, t) {
     const r = a.length > 1 ? Math.max(0, ((p.applied - a[0].n) / (t - a[0].t)) * 1000) : NaN;
     lag += p.lag || 0;
     rate += r || 0;
-    fill(c, [p.state, p.owner ? host(p.owner) : '–', num(p.log_end), num(p.applied), num(p.committed), num(p.lag), persec(r)]);
+    fill(c, [p.state, p.owner ? plain(host(p.owner)) : '–', num(p.log_end), num(p.applied), num(p.committed), num(p.lag), persec(r)]);
     c[0].classList.toggle('warn', p.state !== 'live');
-    c[0].title = p.error || p.warning || '';
-    c[1].title = p.owner || '';
+    c[0].title = plain(p.error || p.warning || '');
+    c[1].title = plain(p.owner || '');
     c[5].classList.toggle('warn', p.lag >= 1000 && p.lag > 5 * (r || 0));
   });
   const nodes = new Set(ps.map((p) => p.owner).filter(Boolean)).size;
   text($('psum'), ps.length ? (nodes ? plural(nodes, 'node') + ' · ' : '') + 'lag ' + num(lag) + ' · ' + num(Math.round(rate)) + ' records/s' : '');
   const late = ps.filter((p) => p.state !== 'live'), one = late.length === 1, warned = ps.find((p) => p.warning);
   $('note').hidden = !late.length && !warned;
-  if (late.length) text($('note'), (one ? 'Partition ' + late[0].partition + ' is ' + late[0].state + (late[0].error ? ' (' + late[0].error + ')' : '') + ': its' : late.length + ' of ' + ps.length + ' partitions are not live: their') + ' users may be missing from these figures, or old.');
-  else if (warned) text($('note'), 'Partition ' + warned.partition + ': ' + warned.warning);
+  if (late.length) text($('note'), (one ? 'Partition ' + late[0].partition + ' is ' + late[0].state + (late[0].error ? ' (' + plain(late[0].error) + ')' : '') + ': its' : late.length + ' of ' + ps.length + ' partitions are not live: their') + ' users may be missing from these figures, or old.');
+  else if (warned) text($('note'), 'Partition ' + warned.partition + ': ' + plain(warned.warning));
 }
 /* The last lease of each gateway process, since the engine forgets a lease that has ended. */
 const leases = new Map();
 export function drawGateways() {
+  if (!watch.gatewaysAt) return;
   const now = logNow();
   for (const g of watch.gateways) if (g.lease_until != null) leases.set(g.gateway + '/' + g.epoch, g.lease_until);
   const until = (g) => g.lease_until ?? leases.get(g.gateway + '/' + g.epoch);
@@ -235,8 +236,8 @@ function drawPolicy(p) {
   const m = 'android, iphone, ipad', k = 'mac, windows, linux', groups = y.exclusive ? y.exclusive.map((g) => g.join(', ')) : { single: [m + ', ' + k + ', web'], dual: [m + ', ' + k], triple: [m, k] }[y.login] || [];
   const many = Object.entries(y.instances || {}).filter((e) => e[1] > 1).map((e) => e[1] + ' ' + e[0]).join(', ');
   const since = (p.since || []).filter((s) => s.offset).map((s) => s.partition + '@' + s.offset).join(', ');
-  $('pol').replaceChildren(h('b', null, y.exclusive ? 'Own groups' : 'Login “' + y.login + '”'), ': ' + (groups.length ? 'one at a time of ' + groups.join('; and one of ') : 'all platforms side by side') + '. '
-    + (many ? 'Up to ' + many + ' at once; one device of every other kind.' : 'One device of each kind.')
+  $('pol').replaceChildren(h('b', null, y.exclusive ? 'Own groups' : 'Login “' + y.login + '”'), ': ' + (groups.length ? 'one at a time of ' + plain(groups.join('; and one of ')) : 'all platforms side by side') + '. '
+    + (many ? 'Up to ' + plain(many) + ' at once; one device of every other kind.' : 'One device of each kind.')
     + (og.silence_ms ? ' After a silence of ' + dur(og.silence_ms) + ', heartbeats and leases get ' + dur(og.grace_ms) + ' of grace.' : '')
     + (since ? ' In force since ' + since + ' (partition@offset).' : ' In force from the start of the log.'));
   $('pold').hidden = false;

@@ -1,0 +1,138 @@
+// Scenes of the console's test about what people choose: ids and names that are hard to show or to ask for. See console.js.
+
+const assert = require('node:assert/strict');
+const path = require('node:path');
+
+const WIDE = 'W'.repeat(128);
+/** Each id, and what the page shows of it. */
+const SHOWN = {
+  '.': '.',
+  '..': '..',
+  query: 'query',
+  'a/b?c#d%20e&f=+': 'a/b?c#d%20e&f=+',
+  ' lead': '\\u{20}lead',
+  'trail ': 'trail\\u{20}',
+  'x  y': 'x  y',
+  'x y': 'x y',
+  '\u00a0': '\\u{a0}',
+  '\u200b': '\\u{200b}',
+  '\u202eevil': '\\u{202e}evil',
+  'new\nline\ttab': 'new\\u{a}line\\u{9}tab',
+  'مرحبا': 'مرحبا',
+  '👩‍👩‍👧❤️': '👩‍👩‍👧❤️',
+  'a\u200db': 'a\\u{200d}b',
+  [WIDE]: WIDE,
+};
+
+const shown = (page) => page.locator('#look-h').innerText();
+
+/** Waits until the panel is about this user, with its state, its past and its changes. */
+async function lookedUp(page, user) {
+  await page.locator('#look-h', { hasText: SHOWN[user] }).waitFor();
+  assert.equal(await shown(page), SHOWN[user]);
+  await page.locator('#look .big', { hasText: 'since' }).waitFor();
+  await page.locator('#past .bar').first().waitFor({ state: 'attached' });
+  await page.locator('#look .hist li').first().waitFor();
+}
+
+/** What is cut off at the right of the panel, or of the page. */
+const cutOff = (page) =>
+  page.evaluate(() => {
+    const frame = document.getElementById('look'), right = frame.getBoundingClientRect().right;
+    const out = [...frame.querySelectorAll('*')].filter((one) => one.getBoundingClientRect().right > right + 1 && !one.closest('.sr'));
+    const wide = [[document.documentElement, innerWidth], [frame, frame.clientWidth]].filter(([one, width]) => one.scrollWidth > width);
+    return [...out, ...wide.map(([one]) => one)].map((one) => `${one.tagName} ${one.className}: ${one.textContent.slice(0, 60)}`);
+  });
+
+/** Every id that the server takes can be looked up, explained, kicked and forgotten. */
+async function everyIdCanBeAskedFor(page) {
+  const rows = await page.locator('#rows .u').evaluateAll((list) => list.map((one) => one.dataset.user));
+  assert.deepEqual(Object.keys(SHOWN).filter((user) => !rows.includes(user)), []);
+  for (const user of Object.keys(SHOWN)) {
+    await page.evaluate((of) => [...document.querySelectorAll('#rows .u')].find((one) => one.dataset.user === of).click(), user);
+    await lookedUp(page, user);
+    await page.locator('#why-ask').click();
+    await page.locator('#why .chain li').first().waitFor();
+    // What the page wrote into the field is this user again, also if the field cannot hold the id.
+    await page.locator('#who').press('Enter');
+    await lookedUp(page, user);
+    assert.equal(await page.evaluate(() => decodeURIComponent(location.hash)), `#user=${user}`);
+  }
+  for (const user of ['.', ' lead', 'trail ', 'query']) {
+    await page.locator('#who').fill(user);
+    await page.locator('#who').press('Enter');
+    await lookedUp(page, user);
+  }
+  for (const [user, act] of [['.', 'Kick'], ['\u202eevil', 'Kick'], ['..', 'Forget']]) {
+    await page.evaluate((of) => { location.hash = '#user=' + encodeURIComponent(of); }, user);
+    await lookedUp(page, user);
+    await page.getByRole('button', { name: `${act}…` }).click();
+    const curl = await page.locator('.ops pre').innerText();
+    const [event] = JSON.parse(curl.slice(curl.indexOf("-d '") + 4, -1));
+    assert.deepEqual([event.type, event.user], [act.toLowerCase(), user], 'the command names the user');
+    assert.ok(/^[\x20-\x7e]*$/.test(curl), `nothing in the command is invisible: ${curl}`);
+    await page.locator('.ops .btn.bad').click();
+    await page.locator('.ops', { hasText: 'Published at partition' }).waitFor();
+    if (act === 'Kick') await page.locator('#look .hist', { hasText: 'was kicked by an operator' }).waitFor();
+    else await page.locator('#look-b', { hasText: 'This user is not known.' }).waitFor();
+  }
+  // Spaces are part of an id; an id that was copied with spaces around it is offered without them.
+  await page.locator('#who').fill(' query ');
+  await page.locator('#who').press('Enter');
+  await page.locator('#look-b').getByRole('button', { name: 'Look up query' }).click();
+  await lookedUp(page, 'query');
+}
+
+/** Long names wrap: in the panel with an open action, and in the page behind it. */
+async function longNamesFit(page, directory) {
+  for (const width of [1280, 390]) {
+    await page.setViewportSize({ width, height: 900 });
+    await page.evaluate((of) => { location.hash = '#user=' + of; }, WIDE);
+    await lookedUp(page, WIDE);
+    for (const act of ['Kick', 'Forget']) {
+      await page.getByRole('button', { name: `${act}…` }).click();
+      assert.deepEqual(await cutOff(page), [], `${act} at ${width} px`);
+      const run = await page.locator('.ops .btn.bad').boundingBox();
+      assert.ok(run.x >= 0 && run.x + run.width <= width, `the button is in view at ${width} px: ${JSON.stringify(run)}`);
+      await page.screenshot({ path: path.join(directory, `long-names-${act}-${width}.png`), fullPage: width < 1000 });
+      await page.locator('.ops').getByRole('button', { name: 'Cancel' }).click();
+    }
+    await page.locator('#past .hit').last().click({ force: true });
+    await page.locator('#past-about dl').waitFor();
+    assert.deepEqual(await cutOff(page), [], `the timeline at ${width} px`);
+    await page.getByRole('button', { name: 'Close the look-up' }).click();
+    for (const tab of ['Watch', 'Try it']) {
+      await page.getByRole('tab', { name: tab }).click();
+      const wide = await page.evaluate(() => [document.documentElement, ...document.querySelectorAll('.panel, .rows, .scroll')]
+        .filter((one) => !(one.matches('.scroll') && [...one.querySelectorAll('bdi')].every((name) => name.textContent.length < 40)))
+        .filter((one) => one.scrollWidth > one.clientWidth && one.clientWidth).map((one) => `${one.tagName} ${one.id || one.className} ${one.textContent.slice(0, 30)} ${one.scrollWidth} > ${one.clientWidth}`));
+      assert.deepEqual(wide, [], `${tab} at ${width} px`);
+      await page.screenshot({ path: path.join(directory, `long-names-${tab.slice(0, 3)}-${width}.png`), fullPage: true });
+    }
+    await page.getByRole('tab', { name: 'Watch' }).click();
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+}
+
+/** What people chose is never bare beside the page's own words, and nothing in it is invisible. */
+async function namesAreKeptApart(page) {
+  const unseen = () => page.evaluate(() => {
+    const found = [], texts = document.createTreeWalker(document.body, NodeFilter.SHOW_TEXT);
+    const bad = /[\p{Cc}\u00a0\u00ad\u200b\u200e\u200f\u202a-\u202e\u2028\u2029]/u;
+    while (texts.nextNode()) if (bad.test(texts.currentNode.data.replaceAll('\n', '')) || /\S\n\S/.test(texts.currentNode.data)) found.push(texts.currentNode.data);
+    for (const one of document.querySelectorAll('[title], [aria-label]')) for (const name of ['title', 'aria-label']) if (bad.test((one.getAttribute(name) ?? '').replaceAll('\n', ''))) found.push(one.getAttribute(name));
+    return found.filter((data) => data.trim());
+  });
+  await page.locator('#rows .row', { hasText: 'set the custom status “\\u{202e}backwards”' }).first().waitFor();
+  assert.deepEqual(await unseen(), []);
+  await page.evaluate(() => { location.hash = '#user=%E2%80%AEevil'; });
+  await page.locator('#look .hist', { hasText: 'set the custom status “\\u{202e}backwards”' }).waitFor();
+  assert.deepEqual(await unseen(), []);
+  // A name in another direction changes nothing around it.
+  const apart = await page.evaluate(() => [...document.querySelectorAll('#rows .u, #rows .what bdi, #look .hist .what bdi, #look-h bdi')]
+    .map((one) => getComputedStyle(one.querySelector('bdi') ?? one).unicodeBidi).filter((value) => value !== 'isolate'));
+  assert.deepEqual(apart, []);
+  await page.getByRole('button', { name: 'Close the look-up' }).click();
+}
+
+module.exports = { everyIdCanBeAskedFor, longNamesFit, namesAreKeptApart };
