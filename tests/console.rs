@@ -157,6 +157,25 @@ fn whatever_people_choose_as_names_can_be_asked_for_and_is_shown_as_it_is() {
 }
 
 #[test]
+fn a_token_that_may_not_read_is_refused_with_the_reason() {
+    let tokens = tempfile::tempdir().expect("a directory");
+    let file = tokens.path().join("tokens");
+    let (read, publish, metrics) = (
+        "read-read-read-read-1234",
+        "publish-publish-publish-1",
+        "metrics-metrics-metrics-1",
+    );
+    let lines = format!("{read} read\n{publish} publish\n{metrics} metrics\n");
+    std::fs::write(&file, lines).expect("written");
+    let (directory, server) = house(&["--token-file", file.to_str().expect("UTF-8")]);
+    let alice = json!({"type": "connect", "user": "alice", "platform": "web", "device": "tab", "gateway": "g1", "epoch": 1, "conn": 1,
+        "intent": "login"});
+    server.publish(publish, &[alice]);
+    let given = json!({"read": read, "publish": publish, "metrics": metrics});
+    went_well(&play(&server, directory.path(), "tokens", &given.to_string()));
+}
+
+#[test]
 fn without_a_browser_the_test_says_what_to_install() {
     let node = Command::new("node").args(["-p", "process.execPath"]).output();
     let node = String::from_utf8(node.expect("node is installed").stdout).expect("UTF-8");

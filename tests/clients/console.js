@@ -34,6 +34,7 @@ async function open(chromium, options, complaints) {
   });
   page.on('pageerror', (error) => complaints.push(String(error)));
   await page.goto(url);
+  if (scene === 'tokens') return page;
   await page.locator('#conn.live').waitFor();
   await page.locator('#kicks[data-state=open]').waitFor();
   return page;
@@ -519,11 +520,16 @@ const SCENES = {
     await people.longNamesFit(page, directory);
     await people.namesAreKeptApart(page);
     await people.everyIdCanBeAskedFor(page);
+    await people.nothingIsSaidUnasked(page);
+  },
+
+  async tokens(page) {
+    await people.tokens(page, JSON.parse(token));
   },
 };
 
 /** Answers that a scene is about, which the browser logs as errors. */
-const EXPECTED = { names: /status of 404/ };
+const EXPECTED = { names: /status of 404/, tokens: /status of 40[13]/ };
 
 async function main() {
   const executablePath = browser();

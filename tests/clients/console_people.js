@@ -1,4 +1,4 @@
-// Scenes of the console's test about what people choose: ids and names that are hard to show or to ask for. See console.js.
+// Scenes of the console's test about what people choose: ids that are hard to show or to ask for, and tokens. See console.js.
 
 const assert = require('node:assert/strict');
 const path = require('node:path');
@@ -135,4 +135,50 @@ async function namesAreKeptApart(page) {
   await page.getByRole('button', { name: 'Close the look-up' }).click();
 }
 
-module.exports = { everyIdCanBeAskedFor, longNamesFit, namesAreKeptApart };
+/** A token that may not read gets the form and the reason again, like an unknown one; one that may gets the figures. */
+async function tokens(page, given) {
+  const [reader, others] = [given.read, Object.entries(given).filter(([name]) => name !== 'read')];
+  const form = page.locator('#auth'), use = async (token) => {
+    await page.getByLabel('Bearer token').fill(token);
+    await page.getByRole('button', { name: 'Use token' }).click();
+  };
+  await form.waitFor();
+  assert.equal(await page.locator('#autherr').isVisible(), false);
+  for (const [name, token] of [['unknown', 'unknown-token-of-nobody'], ...others]) {
+    await use(token);
+    await page.locator('#autherr', { hasText: name === 'unknown' ? /did not accept this token: .+/ : /did not accept this token: .*scope `?"?read/ }).waitFor();
+    await form.waitFor();
+    assert.equal(await page.locator('#main').isVisible(), false, `${name}: no figures without a right to them`);
+    assert.equal(await page.locator('#conn').innerText(), 'Token needed');
+  }
+  await use(reader);
+  await page.locator('#conn.live').waitFor();
+  assert.equal(await form.isVisible(), false);
+  // An action that needs more asks for another token, and leaves the page as it is.
+  await page.locator('#who').fill('alice');
+  await page.locator('#who').press('Enter');
+  await page.getByRole('button', { name: 'Kick…' }).click();
+  await page.locator('.ops .btn.bad').click();
+  await page.locator('.ops .err', { hasText: 'scope' }).waitFor();
+  assert.equal(await form.isVisible(), false);
+  assert.equal(await page.locator('#conn').innerText(), 'Live');
+}
+
+/** Until the server has answered, the page does not say that there is nothing. */
+async function nothingIsSaidUnasked(page) {
+  const facts = /None yet|has no changes|has no kicks|No mass departure/;
+  const routes = ['**/v1/gateways', '**/v1/changes*', '**/v1/kicks*', '**/v1/incidents'];
+  for (const route of routes) await page.route(route, () => new Promise(() => {}));
+  await page.reload();
+  await page.locator('#n-online', { hasText: /^\d/ }).waitFor();
+  // The gateways are drawn once a second.
+  await page.waitForTimeout(1500);
+  const said = await page.locator('#t-gw, #rows, #kicks, #incidents-none').allInnerTexts();
+  assert.deepEqual(said.filter((one) => facts.test(one)), []);
+  await page.unrouteAll({ behavior: 'ignoreErrors' });
+  await page.reload();
+  await page.locator('#conn.live').waitFor();
+  await page.locator('#incidents-none', { hasText: facts }).waitFor();
+}
+
+module.exports = { everyIdCanBeAskedFor, longNamesFit, namesAreKeptApart, tokens, nothingIsSaidUnasked };

@@ -12,7 +12,7 @@ import './pretend.js';
 
 /* ---- the token ---- */
 on(document, 'rollcall-locked', ({ detail }) => {
-  text($('autherr'), detail.had ? 'The server did not accept this token.' : '');
+  text($('autherr'), detail.had ? 'The server did not accept this token' + (detail.why ? ': ' + detail.why : '') + '.' : '');
   $('autherr').hidden = !detail.had;
   $('auth').hidden = false;
   $('main').hidden = $('drop').hidden = $('look').hidden = $('find').hidden = true;

@@ -3,7 +3,7 @@
 // Events of the document: `rollcall-start` when the page is visible and has a token if one is needed; `rollcall-stop` when
 // it is not (its detail says whether streams forget their position); `rollcall-locked` when the server requires a token.
 
-import { mono } from './dom.js';
+import { mono, plain } from './dom.js';
 
 let token = null, locked = false;
 try { token = sessionStorage.getItem('rollcall.token'); } catch (e) { /* Without session storage, the token lasts as long as the page. */ }
@@ -24,10 +24,10 @@ export async function api(path, { ms = 8000, body, given } = {}) {
   try {
     const headers = { ...auth(given), ...(post.body ? { 'Content-Type': 'application/json' } : {}) };
     const r = await fetch(path, { ...post, headers, cache: 'no-store', signal: c.signal });
-    if (r.status === 401 && !given) { lock(used); throw new Failed('a token is needed', 401); }
     let b = null;
     try { b = await r.json(); } catch (e) { /* Reported below. */ }
-    if (!r.ok) throw new Failed((b && b.error && b.error.message) || 'the server answered ' + r.status, r.status);
+    if (!given) lockIfRefused(r.status, b, used, !!post.body);
+    if (!r.ok) throw new Failed(plain((b && b.error && b.error.message) || 'the server answered ' + r.status), r.status);
     if (!b) throw new Failed('the answer is not JSON', 0);
     return b;
   } catch (e) {
@@ -39,13 +39,16 @@ export const started = () => document.dispatchEvent(new Event('rollcall-start'))
 export const stopped = (forget) => document.dispatchEvent(new CustomEvent('rollcall-stop', { detail: { forget } }));
 export const backoff = (n) => Math.min(20000, 1000 * 2 ** Math.min(n - 1, 5)) * (0.6 + 0.4 * Math.random());
 
-function lock(used) {
-  if (used !== token || locked) return;
+/* A token that may not read is as good as unknown: the page can show nothing with it. An action needs more than that, and
+ * asks for another token itself. */
+function lockIfRefused(status, body, used, isAction) {
+  const { code, message } = (body && body.error) || {};
+  if (!(status === 401 || (status === 403 && code === 'forbidden' && used && !isAction)) || used !== token || locked) return;
   locked = true;
   const had = !!token;
   forgetToken();
   stopped(false);
-  document.dispatchEvent(new CustomEvent('rollcall-locked', { detail: { had } }));
+  document.dispatchEvent(new CustomEvent('rollcall-locked', { detail: { had, why: message && plain(message) } }));
 }
 export function forgetToken() {
   token = null;
@@ -138,7 +141,12 @@ export class Stream {
       if (this.cursor) headers['Last-Event-ID'] = this.cursor;
       const r = await fetch(this.path + (this.ever || this.cursor ? '' : '?after=latest-' + BACK), { headers, cache: 'no-store', signal: mine.signal });
       if (this.control !== mine) return;
-      if (r.status === 401) { lock(used); return; }
+      if (r.status === 401 || r.status === 403) {
+        let body = null;
+        try { body = await r.json(); } catch (e) { /* The status says enough. */ }
+        lockIfRefused(r.status, body, used);
+        if (locked || this.control !== mine) return;
+      }
       if (!r.ok || !r.body) {
         if (this.cursor && r.status >= 400 && r.status < 500 && r.status !== 429) this.lose();
         throw new Failed('the server answered ' + r.status, r.status);
@@ -159,7 +167,7 @@ export class Stream {
           refused = !got;
           why = data;
           try { const o = JSON.parse(data), x = o.error || o; why = x.message || x.code || why; } catch (e) { /* Not JSON: shown unchanged. */ }
-          why = 'the server says: ' + String(why).slice(0, 200);
+          why = 'the server says: ' + plain(String(why).slice(0, 200));
         }
       });
       for (;;) {
