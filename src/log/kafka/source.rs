@@ -280,6 +280,10 @@ mod tests {
         }
         assert!(reading.ask_range("neither", Partition(0)).is_err());
         assert_eq!(reading.glance("reading", Partition(0)), Some(0));
-        assert_eq!(reading.glance("asked", Partition(0)), None, "what reads is looked after itself");
+        assert_eq!(
+            reading.glance("asked", Partition(0)),
+            None,
+            "what reads is looked after itself"
+        );
     }
 }
