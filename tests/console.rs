@@ -157,6 +157,26 @@ fn whatever_people_choose_as_names_can_be_asked_for_and_is_shown_as_it_is() {
 }
 
 #[test]
+fn a_user_with_very_many_changes_has_a_small_panel() {
+    let (directory, server) = house(&[]);
+    let lease = json!({"type": "lease", "gateway": "g1", "epoch": 1, "ttl_ms": 600_000});
+    server.publish("", &[lease]);
+    let events: Vec<Value> = (1..=500)
+        .flat_map(|conn: u64| {
+            let connect = json!({"type": "connect", "user": "flapper", "platform": "web", "device": "tab", "gateway": "g1", "epoch": 1,
+                "conn": conn, "intent": "login"});
+            let logout = json!({"type": "logout", "user": "flapper", "platform": "web", "device": "tab", "gateway": "g1", "epoch": 1,
+                "conn": conn});
+            [connect, logout]
+        })
+        .collect();
+    for some in events.chunks(1_000) {
+        server.publish("", some);
+    }
+    went_well(&play(&server, directory.path(), "long history", ""));
+}
+
+#[test]
 fn a_token_that_may_not_read_is_refused_with_the_reason() {
     let tokens = tempfile::tempdir().expect("a directory");
     let file = tokens.path().join("tokens");

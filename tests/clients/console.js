@@ -146,6 +146,10 @@ async function past(page) {
   await page.locator('#conn.live').waitFor();
 }
 
+/** Whether the parts of the timeline stand for this many changes. Runs in the page. */
+const standFor = (count) => [...document.querySelectorAll('#past .hit')]
+  .reduce((sum, hit) => sum + Number((/: ([\d,]+) changes from/.exec(hit.getAttribute('aria-label')) ?? [, '1'])[1].replaceAll(',', '')), 0) === count;
+
 /** A user's timeline, why the user has its status, and the totals at a time. */
 async function timeline(page, user) {
   await openTab(page, 'Watch');
@@ -158,12 +162,13 @@ async function timeline(page, user) {
   // What a bar says is what the server says of it.
   const answer = await page.request.get(new URL(`v1/users/${user}/history`, url).href);
   const { intervals } = await answer.json();
-  assert.equal(await page.locator('#past .hit').count(), intervals.length);
+  await page.waitForFunction(standFor, intervals.length);
   assert.ok(intervals.some((one) => one.platform !== null), 'devices have intervals');
   const causes = await page.locator('#past text.c').allTextContents();
   assert.ok(causes.includes('login'), `causes are written beside the bars: ${causes}`);
   const last = intervals.filter((one) => one.platform === null).length - 1;
-  await page.locator('#past .hit').nth(last).focus();
+  // The newest is wide enough to be drawn by itself once it has lasted for a moment.
+  await page.locator('#past .hit[tabindex="0"][aria-label^="The user: offline"]').focus();
   await page.keyboard.press('Enter');
   await page.locator('#past-about', { hasText: `change ${intervals[last].change}` }).waitFor();
   await page.locator('#past-about').getByRole('button', { name: /^Why was the user/ }).click();
@@ -193,7 +198,7 @@ async function timelineLooks(page) {
   ];
   await page.route('**/history*', (route) => route.fulfill({ json: { intervals } }));
   await page.getByLabel('How far back the timeline goes').selectOption('1 day');
-  await page.waitForFunction((count) => document.querySelectorAll('#past .hit').length === count, intervals.length);
+  await page.waitForFunction(standFor, intervals.length);
   const causes = await page.locator('#past text.c').allTextContents();
   for (const cause of ['heartbeats stopped', 'gateway lost']) assert.ok(causes.includes(cause), `${cause}: ${causes}`);
   for (const colorScheme of ['light', 'dark']) {
@@ -202,7 +207,7 @@ async function timelineLooks(page) {
       await page.setViewportSize({ width, height: 1100 });
       const fits = () => {
         const most = document.getElementById('past').clientWidth;
-        return [...document.querySelectorAll('#past .bar')].every((bar) => Number(bar.getAttribute('x')) + Number(bar.getAttribute('width')) <= most + 3);
+        return [...document.querySelectorAll('#past .bar')].every((bar) => bar.getBBox().x + bar.getBBox().width <= most + 3);
       };
       await page.waitForFunction(fits);
       const wide = await page.evaluate(() => document.documentElement.scrollWidth - innerWidth);
@@ -513,6 +518,10 @@ const SCENES = {
     await stands(page, 'tess', 'online');
     await device.press('Look up');
     await page.locator('#look .big', { hasText: 'online' }).waitFor();
+  },
+
+  async 'long history'(page) {
+    await people.longHistory(page, url, directory);
   },
 
   /** Ids and names that are hard to show or to ask for. */

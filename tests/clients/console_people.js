@@ -164,6 +164,83 @@ async function tokens(page, given) {
   assert.equal(await page.locator('#conn').innerText(), 'Live');
 }
 
+/** A user with very many changes: the page stays small, the timeline is one Tab stop, and a burst of changes is drawn once. */
+async function longHistory(page, url, directory) {
+  // 5,000 changes of the last hour, so that all of them are in view however long this takes.
+  const now = Date.now(), minute = 60_000, count = 5_000, begin = now - 50 * minute, each = (45 * minute) / count;
+  const stretches = (platform, device) => Array.from({ length: count }, (_, at) => {
+    const from = Math.round(begin + at * each), one = { user: 'flapper', platform, device, from, change: `0-${at}-0`, evidence: at };
+    const to = at + 1 < count ? Math.round(begin + (at + 1) * each) : null, end = to && { end_cause: 'logout', end_change: `0-${at + 1}-0`, end_evidence: at + 1 };
+    return { ...one, to, status: at % 2 ? 'offline' : 'online', cause: at % 2 ? 'logout' : 'login', ...end };
+  });
+  const intervals = [...stretches(null, null), ...stretches('web', 'tab')];
+  await page.route('**/v1/user/history*', (route) => route.fulfill({ json: { intervals } }));
+  await page.evaluate(() => { location.hash = '#user=flapper'; });
+  const own = intervals.filter((one) => one.platform === null).length;
+  assert.ok(own >= 4000, `there are many: ${own}`);
+  const parts = page.locator('#past .hit');
+  await parts.first().waitFor({ state: 'attached' });
+  const labels = () => parts.evaluateAll((list) => list.map((one) => one.getAttribute('aria-label')));
+  const said = (await labels()).filter((one) => one.startsWith('The user'));
+  const many = (one) => Number(/: ([\d,]+) changes from .* to .*, (online|offline) for /.exec(one)?.[1].replaceAll(',', '') ?? 1);
+  assert.equal(said.reduce((sum, one) => sum + many(one), 0), own, `the parts stand for all of them: ${said.slice(0, 3)}`);
+  for (const width of [1280, 390]) {
+    await page.setViewportSize({ width, height: 900 });
+    const elements = await page.locator('#look *').count();
+    assert.ok(elements < 2 * width + 500, `${elements} elements at ${width} px`);
+    await page.locator('.past').screenshot({ path: path.join(directory, `long-history-${width}.png`) });
+  }
+  await page.setViewportSize({ width: 1280, height: 900 });
+  // One Tab stop, in which arrow keys move.
+  const stop = page.locator('#past [tabindex="0"]');
+  const isAt = () => page.evaluate(() => document.activeElement.getAttribute('aria-label'));
+  assert.equal(await stop.count(), 1);
+  await page.getByLabel('How far back the timeline goes').focus();
+  await page.keyboard.press('Tab');
+  assert.match(await isAt(), /^The user: .* to now/);
+  await page.keyboard.press('Home');
+  const first = await isAt();
+  assert.doesNotMatch(first, /to now/);
+  await page.keyboard.press('ArrowDown');
+  assert.match(await isAt(), /^web tab: /);
+  await page.keyboard.press('ArrowUp');
+  await page.keyboard.press('Home');
+  assert.equal(await isAt(), first);
+  const group = said.find((one) => many(one) > 10);
+  for (let at = 0; (await isAt()) !== group; at++) {
+    assert.ok(at < said.length, 'the arrow keys reach every part');
+    await page.keyboard.press('ArrowRight');
+  }
+  await page.keyboard.press('Enter');
+  await page.locator('#past-about', { hasText: `${many(group).toLocaleString('en')} changes, too close together to be drawn apart` }).waitFor();
+  await page.locator('#past-about li').nth(9).waitFor();
+  assert.equal(await page.locator('#past-about li').count(), 10);
+  assert.equal(await stop.count(), 1);
+  await page.locator('#look').screenshot({ path: path.join(directory, 'long-history-group.png') });
+  // A burst of changes is drawn a few times, and takes the focus from nobody.
+  await page.evaluate(() => {
+    window.drawn = 0;
+    new MutationObserver(() => { window.drawn += 1; }).observe(document.getElementById('past'), { childList: true });
+  });
+  const events = Array.from({ length: 400 }, (_, at) => {
+    const one = { user: 'flapper', platform: 'web', device: 'tab', gateway: 'g1', epoch: 1, conn: 100_000 + at };
+    return [{ type: 'connect', intent: 'login', ...one }, { type: 'logout', ...one }];
+  });
+  const focused = await isAt();
+  await page.request.post(new URL('v1/events?wait=applied', url).href, { data: events.flat() });
+  const version = (await (await page.request.get(new URL('v1/user?id=flapper', url).href)).json()).version.toLocaleString('en');
+  await page.locator('#look .kv dd', { hasText: version }).first().waitFor();
+  assert.equal(await isAt(), focused);
+  const drawn = await page.evaluate(() => window.drawn);
+  assert.ok(drawn < 100, `drawn ${drawn} times for 800 changes`);
+  // Also what the panel makes again keeps the focus.
+  await page.locator('#why-ask').focus();
+  await page.request.post(new URL('v1/events?wait=applied', url).href, { data: [{ ...events[0][0], conn: 200_000 }] });
+  await page.locator('#look .big', { hasText: 'online' }).waitFor();
+  assert.equal(await page.evaluate(() => document.activeElement.id), 'why-ask');
+  await page.unrouteAll({ behavior: 'ignoreErrors' });
+}
+
 /** Until the server has answered, the page does not say that there is nothing. */
 async function nothingIsSaidUnasked(page) {
   const facts = /None yet|has no changes|has no kicks|No mass departure/;
@@ -181,4 +258,4 @@ async function nothingIsSaidUnasked(page) {
   await page.locator('#incidents-none', { hasText: facts }).waitFor();
 }
 
-module.exports = { everyIdCanBeAskedFor, longNamesFit, namesAreKeptApart, tokens, nothingIsSaidUnasked };
+module.exports = { everyIdCanBeAskedFor, longNamesFit, namesAreKeptApart, longHistory, tokens, nothingIsSaidUnasked };

@@ -120,7 +120,12 @@ export function drawLook(force) {
     for (const c of look.changes) ol.append(h('li', timeEl(c.at), h('div', null, transition(c), h('span.what', null, sentence(c)))));
     out.push(h('h3', 'Last changes'), ol);
   } else if (u && look.changes) out.push(h('h3', 'Last changes'), h('p.mut', 'No changes are kept here.'));
-  const top = $('look').scrollTop; body.replaceChildren(...out); $('look').scrollTop = top; drawPast();
+  const top = $('look').scrollTop, had = body.contains(document.activeElement) ? document.activeElement : null;
+  body.replaceChildren(...out);
+  /* What has the keyboard's focus keeps it: the same element, or the one that replaced it. */
+  const again = had && (had.isConnected ? had : had.id && $(had.id));
+  if (again) again.focus({preventScroll: true});
+  $('look').scrollTop = top; drawPast();
 }
 /** Offers the id without the spaces around it, which come with copied text. */
 function trimmed() {
