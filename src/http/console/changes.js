@@ -37,6 +37,12 @@ function onChange(c) {
   document.dispatchEvent(new CustomEvent('rollcall-change', { detail: c }));
   push(c);
 }
+/* The streams begin again with the same event. */
+on(document, 'rollcall-replaced', () => {
+  seen.length = 0;
+  openedAt = 0;
+  redraw();
+}, true);
 export function gap(message) { push({ gap: message }); }
 function push(c) {
   if (mono() - openedAt < PAST_MS && !c.gap) {
@@ -85,7 +91,7 @@ function redraw() {
   const l = seen.filter(passes).slice(-CAP).reverse();
   pending = [];
   waiting = 0;
-  if (l.some((c) => !c.gap)) list.replaceChildren(...l.map((c) => rowOf(c))); else empty();
+  if (l.length) list.replaceChildren(...l.map((c) => rowOf(c))); else empty();
   list.scrollTop = 0;
   showHeld(paused ? 'paused' : '');
 }

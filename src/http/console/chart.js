@@ -20,6 +20,8 @@ export function since(ms) {
   return whole.reduce((a, b) => (a && Math.abs(a.t - t) <= Math.abs(b.t - t) ? a : b), undefined);
 }
 
+/** Forgets every sample: they are of another log. */
+export function forgetSamples() { samples = []; }
 export function addSample(sample) {
   samples.push(sample);
   const now = sample.t;

@@ -72,3 +72,4 @@ on(list, 'focusout', () => { focused = false; later(); });
 on(list, 'scroll', later, { passive: true });
 arrows(list);
 on(document, 'rollcall-start', later);
+on(document, 'rollcall-replaced', () => { kicks = []; waiting = 0; none(); summary(); }, true);

@@ -62,7 +62,7 @@ export async function showPast(user, partition) {
   }
   past.reading = '';
   past.readAt = mono();
-  past.cost = past.readAt - began;
+  past.cost = past.error ? 0 : past.readAt - began;
   drawPast();
 }
 
@@ -318,4 +318,8 @@ async function showTotals() {
   }
 }
 on($('at'), 'submit', (e) => { e.preventDefault(); showTotals(); });
-$('at-time').value = local(Date.now() - 600000);
+let preset = ($('at-time').value = local(Date.now() - 600000));
+/* Not before the process began: there may be no log of before. */
+on(document, 'rollcall-history', ({ detail }) => {
+  if ($('at-time').value === preset && detail.from > new Date(preset).getTime()) preset = $('at-time').value = local(detail.from + 999);
+});

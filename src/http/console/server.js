@@ -1,7 +1,8 @@
 // The console's connection to the server: the token, requests, streams, and the current log time.
 //
 // Events of the document: `rollcall-start` when the page is visible and has a token if one is needed; `rollcall-stop` when
-// it is not (its detail says whether streams forget their position); `rollcall-locked` when the server requires a token.
+// it is not (its detail says whether streams forget their position); `rollcall-locked` when the server requires a token;
+// `rollcall-replaced` when the server has another log than before.
 
 import { mono, plain } from './dom.js';
 
@@ -112,6 +113,7 @@ export class Stream {
     Object.assign(this, { path, name, notify, state: 'idle', cursor: null, base: 1000, ever: false, fails: 0, retryAt: 0, downAt: 0, bytesAt: 0, err: '' });
     Object.assign(this, { control: null, timer: 0 });
     document.addEventListener('rollcall-start', () => { if (this.state === 'idle' || this.state === 'wait') this.open(); });
+    document.addEventListener('rollcall-replaced', () => { this.stop(); this.cursor = null; this.ever = false; this.open(); });
     document.addEventListener('rollcall-stop', ({ detail }) => { this.stop(); if (detail.forget) this.cursor = null; });
   }
 

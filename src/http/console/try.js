@@ -119,7 +119,7 @@ class Device {
     listen('state', (state) => { this.paint(state); if (state === 'connecting' || state === 'waiting') this.log('state', STATE[state]); });
     listen('online', (hello) => {
       this.log('hello', ['user ', by(hello.user), ', gateway ', by(hello.gateway), ', epoch ' + hello.epoch + ', connection ' + hello.conn]);
-      this.hello.replaceChildren(...[['Connection', h('code', null, by(hello.gateway), ' / ' + hello.epoch + ' / ' + hello.conn)],
+      this.hello.replaceChildren(...[['Connection', [h('code', null, by(hello.gateway)), ', epoch ' + hello.epoch + ', connection ' + hello.conn]],
         ['Heartbeats', 'automatic, every ' + dur(hello.heartbeat_ms) + '; lost after ' + dur(hello.timeout_ms) + ' of silence'],
       ].flatMap(([key, value]) => [h('dt', null, key), h('dd', null, value)]));
       say(name(this) + ' is online.');

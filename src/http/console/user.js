@@ -44,6 +44,7 @@ on($('close'), 'click', leave);
 function leave() { history.pushState(null, '', location.pathname + location.search); route(); }
 on(window, 'keydown', e => { if (e.key === 'Escape' && look.user != null && $('look').contains(document.activeElement)) leave(); });
 on($('find'), 'submit', e => { e.preventDefault(); const v = $('who').value; if (v) openUser(v === box.shown ? box.user : v); else $('who').focus(); });
+on(document, 'rollcall-replaced', () => { look.key = ''; fetchLook(); });
 let lookTimer = 0;
 /** Refreshes the look-up soon, if it shows this user. */
 export function userChanged(user) { if (look.user === user) lookSoon(); }
@@ -148,9 +149,9 @@ function devOf(d, part) {
       return left > 0 ? 'in ' + dur(Math.max(left, 1000)) : 'due now';
     })), m, h('p.fate.mut', tick(h('span'), () => { const n = logNow(part); return n != null && d.deadline <= n ? 'It takes effect with the next record of partition ' + part + '.' : f.then; })));
   }
-  li.append(pairs(d.state === 'online' && !d.lingering ? 'Connection' : 'Last connection', h('code', null, by(d.gateway), ' / ' + d.epoch + ' / ' + d.conn), 'Client', d.client != null && by(d.client),
+  li.append(pairs(d.state === 'online' && !d.lingering ? 'Connection' : 'Last connection', [h('code', null, by(d.gateway)), ', epoch ' + d.epoch + ', connection ' + d.conn], 'Client', d.client != null && by(d.client),
     d.state === 'kicked' ? 'Kicked' : d.state === 'away' ? 'Away since' : 'Online since', when(d.since, part), 'Logged in', d.login_at !== d.since && when(d.login_at, part),
-    'Last seen', when(d.last_seen, part), 'Evidence', d.evidence != null && 'offset ' + num(d.evidence)));
+    'Last seen', when(d.last_seen, part), 'Last event', d.evidence != null && 'at offset ' + num(d.evidence)));
   return li;
 }
 export function runTicks() { for (const f of ticks) f(); }

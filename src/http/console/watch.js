@@ -2,7 +2,7 @@
 
 import { $, on, mono, num, text, h, by, plain, plural, persec, clock, dur, say, rows, same, fill } from './dom.js';
 import { Failed, api, backoff, isLocked, logNow, observe, started } from './server.js';
-import { addHistory, addSample, describe, drawChart, latest, pace, since } from './chart.js';
+import { addHistory, addSample, describe, forgetSamples, drawChart, latest, pace, since } from './chart.js';
 import { stream } from './changes.js';
 import { drawLook } from './user.js';
 
@@ -52,7 +52,7 @@ export async function pollRest() {
   const skip = (e) => { if (!(e instanceof Failed)) throw e; };
   /* Repeated regularly: while this page was in the background it took no samples. */
   if (watch.stats && mono() - historyAt > 30000) {
-    try { const answer = await api('v1/stats/history'); historyAt = mono(); addHistory(answer, watch.stats.now + (mono() - latest().t)); } catch (e) { skip(e); }
+    try { const answer = await api('v1/stats/history'); historyAt = mono(); addHistory(answer, watch.stats.now + (mono() - latest().t)); const [first] = answer.samples || []; document.dispatchEvent(new CustomEvent('rollcall-history', { detail: { from: first ? first.at : watch.stats.now } })); } catch (e) { skip(e); }
   }
   try { watch.gateways = (await api('v1/gateways')).gateways || []; watch.gatewaysAt = mono(); drawGateways(); } catch (e) { skip(e); }
   if (mono() - policyAt > 60000) try { const p = await api('v1/policy'); policyAt = mono(); watch.policy = p.policy; drawPolicy(p); drawLook(); } catch (e) { skip(e); }
@@ -95,11 +95,35 @@ on($('now'), 'click', () => { if (watch.fails) pollStats(); started(); });
 
 /* ---- counts ---- */
 const total = (counts) => Object.values(counts || {}).reduce((n, one) => n + one, 0);
+/* The end of each partition's log, as last seen. */
+const ends = new Map();
+/** Whether this is another log than before: every partition that had records has fewer now. A log only grows. */
+function wasReplaced(partitions) {
+  const known = partitions.filter((p) => Number.isFinite(p.log_end) && ends.get(p.partition) > 0);
+  const replaced = known.length > 0 && known.every((p) => p.log_end < ends.get(p.partition));
+  if (replaced) ends.clear();
+  for (const p of partitions) if (Number.isFinite(p.log_end)) ends.set(p.partition, p.log_end);
+  return replaced;
+}
+/** Begins again: what was shown is of a log that is gone. */
+function beginAgain() {
+  forgetSamples();
+  missed();
+  leases.clear();
+  watch.gateways = [];
+  watch.gatewaysAt = 0;
+  const what = 'The server has another log since ' + clock(Date.now()) + '. What was shown of the old one is gone.';
+  text($('replaced'), what);
+  $('replaced').hidden = false;
+  say(what);
+  document.dispatchEvent(new Event('rollcall-replaced'));
+}
 let saidAt = 0, order = ['android', 'iphone', 'ipad', 'mac', 'windows', 'linux', 'web', 'mini_program'];
 function onStats(s) {
   watch.stats = s;
   const u = s.users || {}, t = mono(), known = u.known || 0, partitions = s.partitions || [];
   watch.isKafka = partitions.some((p) => p.owner);
+  if (wasReplaced(partitions)) beginAgain();
   observe('server', s.now);
   for (const p of partitions) observe(p.partition, p.time);
   const malformed = (s.malformed || []).reduce((n, group) => n + group.count, 0);
@@ -168,7 +192,8 @@ function drawOdd(s, ref, minute, span) {
   rows($('t-odd'), list, (x) => x.reason, ['l', ''], (x, c, r) => {
     fill(c, [x.kind, num(x.count)]);
     c[0].className = x.kind === 'malformed' ? 'l badt' : 'l mut';
-    r.tr.title = x.why || '';
+    if (!r.why) r.tr.firstChild.append((r.why = h('span.reason')));
+    text(r.why, x.why || '');
   });
   const newest = malformed[malformed.length - 1], quarantine = 'rollcall log quarantine ' + (watch.isKafka ? '--kafka BROKERS ' : '');
   $('mal-new').hidden = !newest;
