@@ -629,6 +629,9 @@ fn what_no_waiting_mends_ends_it_with_a_sentence() {
     wait_until_taken(&receiver, &["alice".to_owned()], DAY);
     let said = refused(directory, &url(&server), &[]);
     assert!(said.contains("another process uses the position file"), "{said}");
+    let said = refused(directory, &url(&server), &["--position", "another"]);
+    assert!(said.contains("another process uses the dead-letter file"), "{said}");
+    assert!(said.contains("--dead-letters"), "{said}");
     bridge.stop();
 
     let runtime = tokio::runtime::Runtime::new().expect("a runtime");

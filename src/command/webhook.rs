@@ -81,7 +81,7 @@ pub struct Args {
     /// The schema registry, if records were written with one
     #[arg(long, value_name = "URL", env = "ROLLCALL_REGISTRY", hide_env_values = true)]
     registry: Option<SecretUrl>,
-    /// File for callbacks that were given up, one JSON line each
+    /// File for callbacks that were given up, one JSON line each; no other process may use it
     #[arg(
         long,
         value_name = "FILE",
@@ -177,7 +177,6 @@ async fn post(args: Args) -> anyhow::Result<()> {
     let receiver = Receiver::new(args.to.reveal().clone(), shape, timeouts, clock.clone())
         .context("cannot create an HTTP client")?;
     let letters_max = Mebibytes::within("dead_letters_mib", Some(args.dead_letters_mib), 0, 1 << 20, 1 << 40)?;
-    let dead_letters = DeadLetterFile::open(&args.dead_letters, letters_max)?;
     let parallel = usize::try_from(args.parallel).context("parallel is too large")?;
     let (stop, stopping) = watch::channel(false);
     let connection = args
@@ -191,6 +190,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
     );
     let Some(connection) = connection else {
         let (file, kept) = PositionFile::open(&args.position)?;
+        let dead_letters = DeadLetterFile::open(&args.dead_letters, letters_max)?;
         let start = match (kept, args.from) {
             (Some(positions), _) => Start::At(positions),
             (None, ChangeSource::Earliest) => Start::Earliest,
@@ -207,6 +207,7 @@ async fn post(args: Args) -> anyhow::Result<()> {
         traces.stop().await;
         return posted;
     };
+    let dead_letters = DeadLetterFile::open(&args.dead_letters, letters_max)?;
     let beginning = match args.from {
         ChangeSource::Earliest => Beginning::Earliest,
         ChangeSource::Latest => Beginning::Latest,

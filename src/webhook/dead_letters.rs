@@ -4,7 +4,7 @@ use super::Error;
 use crate::layout;
 use crate::presence::change::Change;
 use crate::schema::json::Object;
-use std::fs::File;
+use std::fs::{File, TryLockError};
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -12,6 +12,7 @@ pub struct DeadLetterFile {
     path: PathBuf,
     /// Beyond it nothing is written any more.
     bytes_max: u64,
+    /// Locked as long as this value lives.
     file: File,
     /// How much is in it.
     bytes: u64,
@@ -47,7 +48,7 @@ impl DeadLetter {
 
 impl DeadLetterFile {
     /// Opens the file for appending, up to so many bytes. Creates it if it does not exist. Appends nothing to a file of a
-    /// later layout.
+    /// later layout. Fails if another process has it: the bound counts what this process writes.
     pub fn open(path: &Path, bytes_max: u64) -> Result<DeadLetterFile, Error> {
         let file = layout::check_file(path).and_then(|()| File::options().create(true).append(true).open(path));
         let opened = file.and_then(|file| {
@@ -58,6 +59,20 @@ impl DeadLetterFile {
             what: format!("cannot open the dead-letter file {}", path.display()),
             cause,
         })?;
+        match file.try_lock() {
+            Ok(()) => {}
+            Err(TryLockError::WouldBlock) => {
+                let path = path.display();
+                return Err(Error::InUse(format!(
+                    "another process uses the dead-letter file {path}; give each process a file of its own with \
+                     --dead-letters"
+                )));
+            }
+            Err(TryLockError::Error(cause)) => {
+                let what = format!("cannot lock the dead-letter file {}", path.display());
+                return Err(Error::File { what, cause });
+            }
+        }
         Ok(DeadLetterFile {
             path: path.to_owned(),
             bytes_max,

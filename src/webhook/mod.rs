@@ -80,6 +80,9 @@ pub enum Error {
     File { what: String, cause: std::io::Error },
     #[error("{0}")]
     Position(String),
+    /// Another process has a file of this one.
+    #[error("{0}")]
+    InUse(String),
     /// By a panic; it was logged where it was caught.
     #[error(
         "what reads the changes has ended; no change was skipped. Restart the bridge: it goes on from its position. The log \

@@ -138,9 +138,10 @@ impl PositionFile {
             Ok(()) => {}
             Err(fs::TryLockError::WouldBlock) => {
                 let path = path.display();
-                let message =
-                    format!("another process uses the position file {path}; give each process a file of its own");
-                return Err(Error::Position(message));
+                let message = format!(
+                    "another process uses the position file {path}; give each process a file of its own with --position"
+                );
+                return Err(Error::InUse(message));
             }
             Err(fs::TryLockError::Error(cause)) => return Err(failed("cannot lock")(cause)),
         }
