@@ -27,8 +27,19 @@ pub fn innermost(error: &(dyn Error + 'static)) -> String {
     with_hint(text)
 }
 
-/// Adds what is probably wrong to the two texts of libraries that mean that the URL has the wrong scheme.
+/// What libraries say of a connection that ended in the middle of a response.
+const CUT: [&str; 3] = [
+    "unexpected EOF during chunk size line",
+    "connection closed before message completed",
+    "end of file before message length reached",
+];
+
+/// Replaces the texts of libraries that mean that the connection ended, and adds what is probably wrong to the two that mean
+/// that the URL has the wrong scheme.
 fn with_hint(text: String) -> String {
+    if CUT.contains(&text.as_str()) {
+        return "the connection ended before the response was complete".to_owned();
+    }
     if text.contains("InvalidContentType") {
         return format!("the answer is not TLS ({text}); if the server has no TLS, use http://");
     }
@@ -53,6 +64,33 @@ fn of_io(error: &io::Error) -> String {
 mod tests {
     use super::*;
     use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+
+    #[tokio::test]
+    async fn a_connection_that_ends_in_the_middle_is_said_in_plain_words() {
+        let answers: [&[u8]; 4] = [
+            b"",
+            b"HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nabc",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n",
+            b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n3\r\nabc\r\n",
+        ];
+        for answer in answers {
+            let listener = tokio::net::TcpListener::bind("127.0.0.1:0").await.expect("a port");
+            let url = format!("http://{}/", listener.local_addr().expect("an address"));
+            let serving = tokio::spawn(async move {
+                let (mut stream, _) = listener.accept().await.expect("accepted");
+                let _ = stream.read(&mut [0; 1_024]).await;
+                let _ = stream.write_all(answer).await;
+            });
+            let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+            let sent = client.get(url).send().await;
+            let error = match sent {
+                Ok(response) => response.bytes().await.expect_err("it is cut"),
+                Err(error) => error,
+            };
+            assert_eq!(reason(error), "the connection ended before the response was complete");
+            serving.await.expect("it answers");
+        }
+    }
 
     #[tokio::test]
     async fn a_wrong_scheme_is_explained() {

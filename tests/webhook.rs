@@ -511,6 +511,95 @@ fn a_redirect_is_told_with_where_it_leads_and_without_secrets() {
 }
 
 #[test]
+fn an_outage_is_said_with_its_length_and_all_that_wait_are_posted_as_soon_as_it_ends() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    let engine = url(&server);
+    let receiver = Receiver::open();
+    receiver.answer(|_| Answer::Status(503));
+    let users: Vec<String> = (0..40).map(user).collect();
+    for user in &users {
+        server.publish("", &day(user, 1));
+    }
+    let log = directory.path().join("log");
+    let to = format!("http://user:hunter2@{}/hook?key=hunter2", receiver.address);
+    let child = rollcall(&["webhook", "--engine", &engine, "--to", &to, "--from", "earliest"])
+        .args(["--parallel", "4"])
+        .current_dir(directory.path())
+        .stderr(std::fs::File::create(&log).expect("a file"))
+        .spawn();
+    let bridge = Bridge(child.expect("started"));
+    let said = || std::fs::read_to_string(&log).expect("a log");
+    let attempts_of = |user: &str| receiver.posted().iter().filter(|posted| posted.user == user).count();
+    // The sixth pause takes longer than many posts.
+    wait_until("all have long pauses", || {
+        users.iter().all(|user| attempts_of(user) >= 6)
+    });
+    receiver.answer(|_| Answer::Status(200));
+    let days = 20;
+    for conn in 1..=days {
+        server.publish("", &day("new", conn));
+    }
+    wait_until_taken(&receiver, &users, DAY);
+    wait_until_taken(&receiver, &["new".to_owned()], days * DAY);
+    bridge.stop();
+    // Nobody waits while she gets one after the other.
+    let posted = receiver.posted();
+    let first = |user: &str, version: u64| {
+        posted
+            .iter()
+            .position(|posted| posted.user == user && posted.version == version && posted.taken)
+    };
+    for user in &users {
+        assert!(first(user, 1) < first("new", days * DAY), "{user}");
+    }
+    let said = said();
+    let warning = said
+        .lines()
+        .find(|line| line.contains("callbacks are not accepted, retrying"));
+    let warning = warning.expect("it is said");
+    assert!(warning.contains("the receiver responded with 503"), "{said}");
+    for field in ["user=", "waiting=", "oldest_s=", "nothing_accepted_s=", "***@127.0.0.1"] {
+        assert!(warning.contains(field), "{field}: {said}");
+    }
+    let back = said
+        .lines()
+        .find(|line| line.contains("the receiver accepts callbacks again"));
+    let back = back.expect("it is said");
+    assert!(back.contains("lasted_s=") && back.contains("waiting="), "{said}");
+    assert!(!said.contains("hunter2"), "{said}");
+}
+
+#[test]
+fn an_engine_that_goes_is_named_with_its_url_in_plain_words() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let data = directory.path().join("data");
+    let server = Server::start(&data, ANYWHERE, &[], &[]);
+    let address = server.address.to_string();
+    let receiver = Receiver::open();
+    let log = directory.path().join("log");
+    let to = format!("http://{}/hook", receiver.address);
+    let engine = url(&server);
+    let child = rollcall(&["webhook", "--engine", &engine, "--to", &to, "--from", "earliest"])
+        .current_dir(directory.path())
+        .stderr(std::fs::File::create(&log).expect("a file"))
+        .spawn();
+    let bridge = Bridge(child.expect("started"));
+    let said = || std::fs::read_to_string(&log).expect("a log");
+    server.publish("", &day("alice", 1));
+    wait_until_taken(&receiver, &["alice".to_owned()], DAY);
+    drop(server);
+    wait_until("it says so", || said().contains(&format!("the engine at {engine} ")));
+    let server = Server::start(&data, &address, &[], &[]);
+    wait_until("it says that it is back", || {
+        said().contains(&format!("the changes of the engine at {engine} are followed again"))
+    });
+    assert!(!said().contains("EOF") && !said().contains("chunk"), "{}", said());
+    bridge.stop();
+    drop(server);
+}
+
+#[test]
 fn callbacks_are_signed_and_say_what_tencents_say() {
     let directory = tempfile::tempdir().expect("a directory");
     let file = |name: &str, text: &str| std::fs::write(directory.path().join(name), text).expect("written");
@@ -529,6 +618,8 @@ fn callbacks_are_signed_and_say_what_tencents_say() {
         "--app",
         "1400000000",
     ];
+    let said = refused(directory.path(), &url(&server), &[]);
+    assert!(said.contains("401") && said.contains("--engine-token-file"), "{said}");
     let bridge = Bridge::start(directory.path(), &url(&server), &receiver, &more);
     server.publish(
         "operator-0123456789",

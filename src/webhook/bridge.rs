@@ -44,6 +44,8 @@ pub async fn run(
     let mut tick = tokio::time::interval(KEEP_EVERY);
     tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let ended = loop {
+        let waiting = bridge.posts.len() + bridge.queues.waiting();
+        bridge.context.receiver.set_waiting(waiting);
         let has_room = bridge.frontier.under_way() < WINDOW && bridge.leaving.is_empty();
         if has_room && let Some(event) = bridge.early.pop_front() {
             if let Err(error) = bridge.take(event) {
@@ -55,7 +57,10 @@ pub async fn run(
             // Finished posts make room before new changes are read.
             biased;
             _ = stopping.wait_for(|stopping| *stopping) => break Ok(()),
-            _ = tick.tick() => bridge.keep(),
+            _ = tick.tick() => {
+                bridge.context.receiver.report();
+                bridge.keep()
+            }
             done = bridge.posts.join_next(), if !bridge.posts.is_empty() => bridge.done(done),
             Some(revoked) = source.back.recv() => bridge.give_back(revoked, &mut source.events),
             event = source.events.recv(), if has_room => match event {

@@ -93,12 +93,22 @@ impl EngineClient {
         match stream.next().await {
             Ok(event) => {
                 self.backoff.reset();
-                self.trouble = None;
+                if let Some((since, _)) = self.trouble.take() {
+                    let lasted_s = self.clock.monotonic().saturating_sub(since).as_secs();
+                    tracing::info!(
+                        lasted_s,
+                        "the changes of the engine at {} are followed again",
+                        self.shown
+                    );
+                }
                 self.take(event)
             }
             // It stops, and will be there again.
-            Err(StreamEnd::Ended) => self.pause("the engine has ended the subscription").await,
-            Err(StreamEnd::Broken(error)) => self.pause(&reason(error)).await,
+            Err(StreamEnd::Ended) => self.pause("has ended the subscription, connecting again", None).await,
+            Err(StreamEnd::Broken(error)) => {
+                self.pause("no longer sends changes, connecting again", Some(&reason(error)))
+                    .await
+            }
             Err(StreamEnd::TooLong(error)) => Err(Error::Unreadable(error.to_string())),
         }
     }
@@ -116,7 +126,10 @@ impl EngineClient {
                 self.stream = Some(stream);
                 Ok(())
             }
-            Err(ClientError::Unreached(error)) => self.pause(&reason(error)).await,
+            Err(ClientError::Unreached(error)) => {
+                self.pause("cannot be reached, trying again", Some(&reason(error)))
+                    .await
+            }
             Err(error @ ClientError::Unreadable { .. }) => Err(Error::Unreadable(error.to_string())),
             Err(ClientError::Refused { status, detail, .. }) => {
                 let message = format!("{}: {}", status.as_u16(), detail.message);
@@ -125,22 +138,26 @@ impl EngineClient {
                         position: after,
                         oldest: detail.oldest.unwrap_or_default(),
                     }),
-                    _ if passes(status) => self.pause(&message).await,
+                    _ if passes(status) => self.pause("cannot be followed yet, trying again", Some(&message)).await,
+                    StatusCode::UNAUTHORIZED | StatusCode::FORBIDDEN => Err(Error::Refused(format!(
+                        "{message}; give a bearer token with the scope read with --engine-token-file"
+                    ))),
                     _ => Err(Error::Refused(message)),
                 }
             }
         }
     }
 
-    /// Gives the connection up and waits.
-    async fn pause(&mut self, why: &str) -> Result<(), Error> {
+    /// Gives the connection up and waits. The engine is the subject of the clause.
+    async fn pause(&mut self, clause: &str, why: Option<&str>) -> Result<(), Error> {
         self.stream = None;
         let now = self.clock.monotonic();
         let since = self.trouble.map_or(now, |(since, _)| since);
         if self.trouble.is_none_or(|(_, next)| next.has_passed(&self.clock)) {
             self.trouble = Some((since, Deadline::after(&self.clock, WARN_EVERY)));
             let waited_s = now.saturating_sub(since).as_secs();
-            tracing::warn!(waited_s, engine = %self.shown, "the engine cannot be followed, trying again: {why}");
+            let why = why.map_or(String::new(), |why| format!(": {why}"));
+            tracing::warn!(waited_s, "the engine at {} {clause}{why}", self.shown);
         }
         tokio::time::sleep(self.backoff.pause()).await;
         Ok(())

@@ -13,6 +13,7 @@ mod callback;
 mod dead_letters;
 mod engine_client;
 mod kafka;
+mod outage;
 mod position;
 mod post;
 mod refusals;

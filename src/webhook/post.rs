@@ -1,6 +1,7 @@
 //! One callback, posted until the receiver accepts it or it is given up.
 
 use super::Shape;
+use super::outage::{FailingCallback, Outage, Warning};
 use super::refusals::{Attempt, Refusals, Verdict};
 use crate::backoff;
 use crate::cause::reason;
@@ -11,7 +12,7 @@ use crate::presence::change::Change;
 use crate::traces::{Parent, Span, SpanKind};
 use reqwest::header::{CONTENT_TYPE, HeaderMap, HeaderName, LOCATION, RETRY_AFTER};
 use reqwest::{Client, StatusCode};
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, UNIX_EPOCH};
 use tokio::sync::{Semaphore, watch};
@@ -39,11 +40,14 @@ pub struct Receiver {
     shape: Shape,
     patience: PostTimeouts,
     clock: Arc<dyn Clock>,
-    /// Whether a warning was logged and no callback was accepted since.
-    is_warned: AtomicBool,
     refusals: Mutex<Refusals>,
+    outage: Mutex<Outage>,
+    /// How many callbacks are to be posted, for the log.
+    waiting: AtomicUsize,
     /// The greatest number of an attempt that was accepted, for those who wait.
     accepted: watch::Sender<u64>,
+    /// The number of the attempt that was accepted at the end of the last outage.
+    recovered: watch::Sender<u64>,
     /// Set to true when no further attempt may begin.
     closed: watch::Sender<bool>,
     /// No callback is posted before this monotonic time: the receiver requested a pause.
@@ -102,9 +106,11 @@ impl Receiver {
             shape,
             patience,
             clock,
-            is_warned: AtomicBool::new(false),
             refusals: Mutex::default(),
+            outage: Mutex::default(),
+            waiting: AtomicUsize::new(0),
             accepted: watch::Sender::default(),
+            recovered: watch::Sender::default(),
             closed: watch::Sender::default(),
             rest_until_ms: AtomicU64::new(0),
         })
@@ -113,6 +119,17 @@ impl Receiver {
     /// Lets no further attempt begin: what is not accepted by those in progress is left.
     pub fn close(&self) {
         self.closed.send_replace(true);
+    }
+
+    /// Sets how many callbacks are to be posted, for the log.
+    pub fn set_waiting(&self, waiting: usize) {
+        self.waiting.store(waiting, Ordering::Relaxed);
+    }
+
+    /// Logs a warning if callbacks are not accepted and it was not said for a while.
+    pub fn report(&self) {
+        let warning = self.outage().due(self.clock.monotonic());
+        self.warn(warning);
     }
 
     /// Records that the callbacks of this user are no longer posted by this process.
@@ -162,6 +179,8 @@ impl Receiver {
         let mut first = None;
         let mut backoff = backoff::CALLBACK.start();
         let (mut is_late, mut first_refusal) = (false, None);
+        let mut failing: Option<Failing<'_>> = None;
+        let (mut last_failure, mut is_restarted) = (None, false);
         loop {
             let permit = permits.acquire().await.expect("the semaphore is never closed");
             if *closed.borrow() {
@@ -203,18 +222,22 @@ impl Receiver {
                     why
                 }
             };
-            if !self.is_warned.swap(true, Ordering::Relaxed) {
-                match self.rest() {
-                    None => tracing::warn!("a callback was not accepted, retrying: {why}"),
-                    Some(rest) => {
-                        let rest_s = rest.as_secs_f32().round();
-                        tracing::warn!(
-                            rest_s,
-                            "a callback was not accepted, retrying after the pause that the receiver requested: {why}"
-                        );
-                    }
-                }
-            }
+            let begun = self.refusals().begun();
+            let failing = failing.get_or_insert_with(|| Failing {
+                receiver: self,
+                callback: FailingCallback {
+                    first: attempt.number,
+                    since: began,
+                    user: change.user.clone(),
+                },
+            });
+            let now = self.clock.monotonic();
+            let warning = self.outage().failed(failing.callback.clone(), begun, &why, now);
+            self.warn(warning);
+            // If others were accepted between two attempts, the end of an outage does not help this callback.
+            let was_alone = last_failure
+                .replace(begun)
+                .is_some_and(|last| attempt.accepted_before > last);
             let pause = backoff.pause();
             let waited = self.clock.monotonic().saturating_sub(began) + pause;
             if self.patience.give_up_after.is_some_and(|most| waited > most) {
@@ -224,16 +247,23 @@ impl Receiver {
                 }
                 is_late = true;
             }
-            // The next attempt decides about a refusal as soon as another callback was accepted.
-            let is_decided = async {
+            // The next attempt decides about a refusal as soon as another callback was accepted. Others wait no longer than
+            // an outage.
+            let may_pass = async {
                 match undecided {
-                    Some(refusal) => drop(self.accepted.subscribe().wait_for(|accepted| *accepted > refusal).await),
-                    None => std::future::pending().await,
+                    Some(refusal) => passed(&self.accepted, refusal).await,
+                    None if was_alone => std::future::pending().await,
+                    None => passed(&self.recovered, begun).await,
                 }
             };
             tokio::select! {
                 () = tokio::time::sleep(pause) => {}
-                () = is_decided => {}
+                () = may_pass => {
+                    // Once only: a callback that fails by itself must not be retried every quarter of a second.
+                    if !std::mem::replace(&mut is_restarted, true) {
+                        backoff.reset();
+                    }
+                }
                 _ = closed.wait_for(|closed| *closed) => {}
             }
         }
@@ -241,14 +271,50 @@ impl Receiver {
 
     fn accepted(&self, attempt: Attempt) {
         self.refusals().accepted(attempt);
-        self.accepted.send_if_modified(|accepted| {
-            let is_later = attempt.number > *accepted;
-            *accepted = attempt.number.max(*accepted);
-            is_later
-        });
-        if self.is_warned.swap(false, Ordering::Relaxed) {
-            tracing::info!("the receiver accepts callbacks again");
+        raise(&self.accepted, attempt.number);
+        let lasted = self.outage().accepted(attempt, self.clock.monotonic());
+        if let Some(lasted) = lasted {
+            raise(&self.recovered, attempt.number);
+            let (lasted_s, waiting) = (lasted.as_secs(), self.waiting.load(Ordering::Relaxed));
+            let to = self.shown();
+            tracing::info!(to, lasted_s, waiting, "the receiver accepts callbacks again");
         }
+    }
+
+    fn warn(&self, warning: Option<Warning>) {
+        let Some(warning) = warning else {
+            return;
+        };
+        let Warning {
+            failing,
+            oldest,
+            user,
+            silence,
+            why,
+        } = warning;
+        let (to, user, oldest_s) = (self.shown(), &*user, oldest.as_secs());
+        let waiting = self.waiting.load(Ordering::Relaxed);
+        let nothing_accepted_s = silence.map_or(0, |silence| silence.as_secs());
+        let rest_s = self.rest().map(|rest| rest.as_secs_f32().round());
+        tracing::warn!(
+            to,
+            user,
+            oldest_s,
+            failing,
+            waiting,
+            nothing_accepted_s,
+            rest_s,
+            "callbacks are not accepted, retrying: {why}"
+        );
+    }
+
+    /// Returns the receiver's URL without its possible secrets.
+    fn shown(&self) -> String {
+        masked(self.to.as_str())
+    }
+
+    fn outage(&self) -> std::sync::MutexGuard<'_, Outage> {
+        self.outage.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Returns how long nothing may be posted from now on, if the receiver requested a pause.
@@ -307,6 +373,32 @@ impl Receiver {
             _ => Err(Failed::Later(why, rest)),
         }
     }
+}
+
+/// A callback of which an attempt failed, until it is no longer retried.
+struct Failing<'a> {
+    receiver: &'a Receiver,
+    callback: FailingCallback,
+}
+
+impl Drop for Failing<'_> {
+    fn drop(&mut self) {
+        self.receiver.outage().ended(self.callback.first);
+    }
+}
+
+/// Waits until the number is greater than this one.
+async fn passed(numbers: &watch::Sender<u64>, before: u64) {
+    // The sender is borrowed, so it has not gone.
+    let _ = numbers.subscribe().wait_for(|number| *number > before).await;
+}
+
+fn raise(numbers: &watch::Sender<u64>, number: u64) {
+    numbers.send_if_modified(|greatest| {
+        let is_greater = number > *greatest;
+        *greatest = number.max(*greatest);
+        is_greater
+    });
 }
 
 /// Returns how long the receiver asks for no calls. `Retry-After` is a number of seconds or an HTTP date.

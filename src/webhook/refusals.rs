@@ -72,6 +72,11 @@ impl Refusals {
         }
     }
 
+    /// Returns the number of the last attempt that has begun.
+    pub fn begun(&self) -> u64 {
+        self.begun
+    }
+
     /// Records that an attempt was accepted.
     pub fn accepted(&mut self, attempt: Attempt) {
         self.accepted = self.accepted.max(attempt.number);

@@ -6,7 +6,11 @@ use std::collections::{HashMap, VecDeque};
 
 /// The users with a change in progress, and the changes that wait behind it.
 #[derive(Default)]
-pub struct UserQueues(HashMap<Box<str>, UserQueue>);
+pub struct UserQueues {
+    users: HashMap<Box<str>, UserQueue>,
+    /// How many changes wait, of all users.
+    waiting: usize,
+}
 
 struct UserQueue {
     partition: Partition,
@@ -16,9 +20,10 @@ struct UserQueue {
 impl UserQueues {
     /// Adds a change. Returns it if no change of its user is in progress; it is in progress then.
     pub fn add(&mut self, followed: Followed) -> Option<Followed> {
-        match self.0.get_mut(&followed.change.user) {
+        match self.users.get_mut(&followed.change.user) {
             Some(line) => {
                 line.waiting.push_back(followed);
+                self.waiting += 1;
                 None
             }
             None => {
@@ -26,7 +31,7 @@ impl UserQueues {
                     partition: followed.partition,
                     waiting: VecDeque::new(),
                 };
-                self.0.insert(followed.change.user.clone(), line);
+                self.users.insert(followed.change.user.clone(), line);
                 Some(followed)
             }
         }
@@ -34,15 +39,27 @@ impl UserQueues {
 
     /// Ends the user's change in progress. Returns the next one, which is in progress then.
     pub fn done(&mut self, user: &str) -> Option<Followed> {
-        let next = self.0.get_mut(user)?.waiting.pop_front();
-        if next.is_none() {
-            self.0.remove(user);
+        let next = self.users.get_mut(user)?.waiting.pop_front();
+        match next {
+            Some(_) => self.waiting -= 1,
+            None => drop(self.users.remove(user)),
         }
         next
     }
 
     /// Removes the users of a partition and their waiting changes.
     pub fn clear(&mut self, partition: Partition) {
-        self.0.retain(|_, line| line.partition != partition);
+        self.users.retain(|_, line| {
+            let stays = line.partition != partition;
+            if !stays {
+                self.waiting -= line.waiting.len();
+            }
+            stays
+        });
+    }
+
+    /// Returns how many changes wait behind another of their user.
+    pub fn waiting(&self) -> usize {
+        self.waiting
     }
 }
