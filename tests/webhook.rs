@@ -344,6 +344,16 @@ fn letters(directory: &Path) -> Vec<(String, u64)> {
     text.lines().map(letter).collect()
 }
 
+/// Publishes a day of each user, and returns what a bridge says that ends by itself because of the receiver.
+#[track_caller]
+fn refused_after_days(directory: &Path, server: &Server, receiver: &Receiver, users: &[String]) -> String {
+    for user in users {
+        server.publish("", &day(user, 1));
+    }
+    let to = format!("http://{}/hook", receiver.address);
+    refused(directory, &url(server), &["--to", &to, "--from", "earliest"])
+}
+
 /// Every callback was accepted or is in the dead-letter file, and none is both.
 #[track_caller]
 fn each_is_in_one_place(directory: &Path, receiver: &Receiver, users: &[String]) {
@@ -377,11 +387,7 @@ fn what_a_receiver_refuses_that_refuses_everybody_is_posted_again_in_order_and_i
             }
         });
         let users: Vec<String> = (0..20).map(user).collect();
-        for user in &users {
-            server.publish("", &day(user, 1));
-        }
-        let to = format!("http://{}/hook", receiver.address);
-        let said = refused(directory.path(), &url(&server), &["--to", &to, "--from", "earliest"]);
+        let said = refused_after_days(directory.path(), &server, &receiver, &users);
         assert!(said.contains("it refused callbacks of 10 users"), "{said}");
         assert!(said.contains(&format!("the receiver responded with {code}")), "{said}");
         assert!(said.contains("none of them is in the dead-letter file"), "{said}");
@@ -409,11 +415,7 @@ fn a_bridge_that_has_given_up_too_many_stops_and_says_how_many_are_dead_letters(
         }
     });
     let users: Vec<String> = (0..9).map(user).collect();
-    for user in &users {
-        server.publish("", &day(user, 1));
-    }
-    let to = format!("http://{}/hook", receiver.address);
-    let said = refused(directory.path(), &url(&server), &["--to", &to, "--from", "earliest"]);
+    let said = refused_after_days(directory.path(), &server, &receiver, &users);
     assert!(said.contains("it refused 40 of the last 50 callbacks"), "{said}");
     let given_up = letters(directory.path());
     assert!(!given_up.is_empty());
@@ -436,11 +438,7 @@ fn a_receiver_that_refuses_everybody_stops_the_bridge_and_nothing_is_given_up() 
     let receiver = Receiver::open();
     receiver.answer(|_| Answer::Status(400));
     let users: Vec<String> = (0..12).map(user).collect();
-    for user in &users {
-        server.publish("", &day(user, 1));
-    }
-    let to = format!("http://{}/hook", receiver.address);
-    let said = refused(directory.path(), &url(&server), &["--to", &to, "--from", "earliest"]);
+    let said = refused_after_days(directory.path(), &server, &receiver, &users);
     assert!(said.contains("the receiver refuses nearly every callback"), "{said}");
     assert!(said.contains("the receiver responded with 400"), "{said}");
     assert_eq!(letters(directory.path()), []);

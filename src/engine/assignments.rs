@@ -585,12 +585,11 @@ impl Assignments {
         self.assignments[at].locked().take();
         let ended = self.workers[at].take().map(|worker| worker.thread.join());
         match ended {
-            // What another owner has is no longer ours to finish.
-            Some(Ok(Err(error))) if self.stopping && Failure::of(&error) != Failure::Deposed => {
+            // What another owner has is no longer ours to finish. That was logged when it happened.
+            Some(Ok(Err(error))) if Failure::of(&error) == Failure::Deposed => {}
+            Some(Ok(Err(error))) if self.stopping => {
                 self.result = std::mem::replace(&mut self.result, Ok(())).and(Err(error));
             }
-            // Said when it happened.
-            Some(Ok(Err(error))) if Failure::of(&error) == Failure::Deposed => {}
             Some(Ok(Err(error))) => tracing::warn!(partition = at, %error, "the worker has ended"),
             Some(Err(panic)) => {
                 metrics::task_failed("partition");

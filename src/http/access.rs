@@ -284,30 +284,32 @@ pub async fn check(State(app): State<AppState>, mut request: Request, next: Next
         Err(api_error) => return refuse(api_error),
     };
     let scopes = &grant.scopes;
-    let (needed, has) = match need {
-        Need::Nothing => ("", true),
+    let lacks = match need {
+        Need::Nothing => None,
         // Routes that ask for a UserSig are not behind this check; one that were would be closed.
-        Need::UserSig => ("usersig", false),
-        Need::Read | Need::Follow => ("read", scopes.read),
-        Need::Publish => ("publish", scopes.publish || scopes.admin),
-        Need::Metrics => ("metrics", scopes.metrics || scopes.read),
+        Need::UserSig => Some(forbidden("usersig")),
+        Need::Read | Need::Follow => (!scopes.read).then(|| forbidden("read")),
+        // Which events they are is not known yet.
+        Need::Publish => (!scopes.publish && !scopes.admin).then(|| lacking(NO_PUBLISHER.to_owned())),
+        Need::Metrics => (!scopes.metrics && !scopes.read).then(|| forbidden("metrics")),
     };
-    if !has {
-        return refuse(forbidden(needed));
+    if let Some(lacks) = lacks {
+        return refuse(lacks);
     }
     request.extensions_mut().insert(grant);
     next.run(request).await
 }
 
+const NO_PUBLISHER: &str = "this bearer token has neither the scope publish, which events need, nor admin, which kick, policy, \
+                            forget and revision need";
+
 /// The token lacks a scope.
-/// Refuses a request for the lack of a scope. The events that only `admin` may publish are not known by then, so of `publish` it
-/// says what they need.
 pub fn forbidden(scope: &str) -> ApiError {
-    if scope == "publish" {
-        let message = "this bearer token has neither the scope publish, which events need, nor admin, which kick, policy, \
-                       forget and revision need";
-        return ApiError::new(StatusCode::FORBIDDEN, "forbidden", message.to_owned());
-    }
-    let message = format!("this bearer token does not have the scope {scope}, which this needs");
+    lacking(format!(
+        "this bearer token does not have the scope {scope}, which this needs"
+    ))
+}
+
+fn lacking(message: String) -> ApiError {
     ApiError::new(StatusCode::FORBIDDEN, "forbidden", message)
 }

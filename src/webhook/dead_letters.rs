@@ -1,10 +1,10 @@
 //! The dead-letter file: callbacks that the receiver never accepted, one JSON line each.
 
-use super::Error;
+use super::{Error, lock_alone};
 use crate::layout;
 use crate::presence::change::Change;
 use crate::schema::json::Object;
-use std::fs::{File, TryLockError};
+use std::fs::File;
 use std::io::Write as _;
 use std::path::{Path, PathBuf};
 
@@ -59,20 +59,7 @@ impl DeadLetterFile {
             what: format!("cannot open the dead-letter file {}", path.display()),
             cause,
         })?;
-        match file.try_lock() {
-            Ok(()) => {}
-            Err(TryLockError::WouldBlock) => {
-                let path = path.display();
-                return Err(Error::InUse(format!(
-                    "another process uses the dead-letter file {path}; give each process a file of its own with \
-                     --dead-letters"
-                )));
-            }
-            Err(TryLockError::Error(cause)) => {
-                let what = format!("cannot lock the dead-letter file {}", path.display());
-                return Err(Error::File { what, cause });
-            }
-        }
+        lock_alone(&file, &format!("dead-letter file {}", path.display()), "--dead-letters")?;
         Ok(DeadLetterFile {
             path: path.to_owned(),
             bytes_max,

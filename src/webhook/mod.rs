@@ -30,6 +30,7 @@ pub use post::{PostTimeouts, Receiver};
 use crate::presence::change::Change;
 use crate::presence::{Offset, Partition};
 use crate::traces::Parent;
+use std::fs::{File, TryLockError};
 use std::path::PathBuf;
 use tokio::sync::{mpsc, oneshot};
 
@@ -90,6 +91,19 @@ pub enum Error {
          says why"
     )]
     SourceEnded,
+}
+
+/// Locks a file that one process may use at a time, for as long as the file is open.
+fn lock_alone(file: &File, what: &str, flag: &str) -> Result<(), Error> {
+    file.try_lock().map_err(|error| match error {
+        TryLockError::WouldBlock => Error::InUse(format!(
+            "another process uses the {what}; give each process a file of its own with {flag}"
+        )),
+        TryLockError::Error(cause) => Error::File {
+            what: format!("cannot lock the {what}"),
+            cause,
+        },
+    })
 }
 
 /// A change, and the position after it.

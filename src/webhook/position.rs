@@ -1,7 +1,7 @@
 //! The position up to which everything is done, and the file that stores it.
 
-use super::Error;
 use super::dead_letters::DeadLetter;
+use super::{Error, lock_alone};
 use crate::layout;
 use crate::presence::{Offset, Partition};
 use std::collections::{BTreeMap, VecDeque};
@@ -134,17 +134,7 @@ impl PositionFile {
         };
         let beside = beside(path, "lock");
         let lock = File::create(&beside).map_err(failed("cannot create the lock of"))?;
-        match lock.try_lock() {
-            Ok(()) => {}
-            Err(fs::TryLockError::WouldBlock) => {
-                let path = path.display();
-                let message = format!(
-                    "another process uses the position file {path}; give each process a file of its own with --position"
-                );
-                return Err(Error::InUse(message));
-            }
-            Err(fs::TryLockError::Error(cause)) => return Err(failed("cannot lock")(cause)),
-        }
+        lock_alone(&lock, &format!("position file {}", path.display()), "--position")?;
         let file = PositionFile {
             path: path.to_owned(),
             _lock: lock,

@@ -50,7 +50,8 @@ struct PartAt {
     users: Vec<(usize, UserLine)>,
     all: Vec<UserLine>,
     behind: Option<u32>,
-    beginning: Beginning,
+    /// None if there was a change by then.
+    beginning: Option<Beginning>,
 }
 
 pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
@@ -65,19 +66,13 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         status: args.status,
     };
     let source = args.source.checked()?;
-    if !args.user.is_empty() {
-        let source = source.open()?;
-        args.user
-            .iter()
-            .try_for_each(|user| source.asked_partition_of(user).map(drop))?;
-    }
     let parts = source.each_partition(|source, partition| {
-        let wanted: Vec<(usize, &String)> = args
-            .user
-            .iter()
-            .enumerate()
-            .filter(|(_, user)| source.partition_of(user) == partition)
-            .collect();
+        let mut wanted: Vec<(usize, &String)> = Vec::new();
+        for (at, user) in args.user.iter().enumerate() {
+            if source.asked_partition_of(user)? == partition {
+                wanted.push((at, user));
+            }
+        }
         let behind = source.log_time(partition)?.is_none_or(|log_time| log_time < time);
         let is_cut = source.range(Topic::Changes, partition)?.start > Offset(0);
         if is_cut && args.user.is_empty() {
@@ -86,8 +81,10 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
         let mut snapshot = Snapshot::default();
         // Users of whom all changes are kept.
         let mut whole = BTreeSet::new();
+        let mut has_changes = false;
         if args.user.is_empty() || !wanted.is_empty() {
             changes_until(source, partition, time, knowledge, |change| {
+                has_changes = true;
                 if args.user.is_empty() || wanted.iter().any(|(_, user)| **user == *change.user) {
                     if is_cut && change.version == 1 {
                         whole.insert(change.user.clone());
@@ -107,10 +104,19 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                 .collect(),
             all: if args.list { snapshot.all(&filter) } else { Vec::new() },
             behind: behind.then_some(partition.0),
-            beginning: source.beginning(partition)?,
+            beginning: match has_changes {
+                true => None,
+                false => Some(source.beginning(partition)?),
+            },
         })
     })?;
     let too_early = too_early(time, parts.iter().map(|part| part.beginning));
+    let is_table = !args.source.json && !args.list && args.user.is_empty();
+    if let Some(too_early) = &too_early
+        && !is_table
+    {
+        eprintln!("warning: {too_early}");
+    }
     let behind: Vec<u32> = parts.iter().filter_map(|part| part.behind).collect();
     if !args.user.is_empty() || args.list {
         if !behind.is_empty() {
@@ -118,9 +124,6 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
                 "warning: the log time of these partitions is before {}: {behind:?}",
                 shown(time.0)
             );
-        }
-        if let Some(too_early) = too_early {
-            eprintln!("warning: {too_early}");
         }
         let lines = if args.list {
             let mut all: Vec<UserLine> = parts.into_iter().flat_map(|part| part.all).collect();
@@ -143,9 +146,6 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     parts.iter().for_each(|part| totals.add(&part.totals));
     let line = totals.line(time, args.as_known, behind);
     if args.source.json {
-        if let Some(too_early) = too_early {
-            eprintln!("warning: {too_early}");
-        }
         json_line(output, &line)?;
         return Ok(0);
     }
@@ -190,10 +190,10 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
 }
 
 /// Says that nothing was known because no partition had a record by then: seconds for milliseconds, for one, are a time in 1970.
-fn too_early(time: LogTime, beginnings: impl Iterator<Item = Beginning>) -> Option<String> {
+fn too_early(time: LogTime, beginnings: impl Iterator<Item = Option<Beginning>>) -> Option<String> {
     let mut first = None;
     for beginning in beginnings {
-        match beginning {
+        match beginning? {
             Beginning::At(at) if at > time => first = Some(first.map_or(at, |first: LogTime| first.min(at))),
             Beginning::At(_) | Beginning::Gone => return None,
             Beginning::Empty => {}

@@ -322,7 +322,7 @@ impl AuditSource<'_> {
     }
 
     /// Returns the partition of a user.
-    pub fn partition_of(&self, user: &str) -> Partition {
+    fn partition_of(&self, user: &str) -> Partition {
         match self {
             AuditSource::Files { partition, .. } => *partition,
             AuditSource::Log { reader, .. } => crate::schema::partitioner::partition_of(user, reader.partitions()),

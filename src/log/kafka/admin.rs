@@ -10,7 +10,7 @@ use super::topics::{
     ClusterFacts, Finding, Impossible, ManagedTopic, NewTopic, RETENTION_MS, RETENTION_WITHOUT_END, RequestedTopics,
     Severity, TIMESTAMP_TYPE, TIMESTAMPS_GIVEN, TopicFacts, TopicPlan, judge, plan,
 };
-use crate::clock::{Clock as _, Deadline, SystemClock};
+use crate::clock::{Deadline, SystemClock};
 use crate::log::locked;
 use crate::topics::Topic;
 use rdkafka::admin::{AdminClient, AdminOptions, AlterConfig, ConfigSource, OwnedResourceSpecifier, ResourceSpecifier};
@@ -492,15 +492,15 @@ fn failed_connection(connection: &Connection) -> Option<String> {
         .create_with_context(Noting(noted.clone()))
         .ok()?;
     let clock = SystemClock::new();
-    let late_ms = clock.monotonic_ms() + FAILS_WITHIN_MS;
-    while locked(&noted).is_none() && clock.monotonic_ms() < late_ms {
+    let late = Deadline::after(&clock, FAILS_WITHIN);
+    while locked(&noted).is_none() && !late.has_passed(&clock) {
         client.poll(Duration::from_millis(50));
     }
     locked(&noted).take()
 }
 
 /// How long it may take to learn why no connection can be made.
-const FAILS_WITHIN_MS: u64 = 2_000;
+const FAILS_WITHIN: Duration = Duration::from_secs(2);
 const REASON_CHARS: usize = 300;
 
 type FirstFailure = Mutex<Option<String>>;

@@ -136,87 +136,62 @@ impl Visitor<'_> for Key<'_, '_> {
         f.write_str("a key")
     }
     fn visit_str<E>(self, key: &str) -> Result<Field, E> {
-        Ok(match key {
-            "offset" => Field::Offset,
-            "ts" => Field::Ts,
-            "type" => Field::Type,
-            "user" => Field::User,
-            "platform" => Field::Platform,
-            "device" => Field::Device,
-            "gateway" => Field::Gateway,
-            "epoch" => Field::Epoch,
-            "conn" => Field::Conn,
-            "intent" => Field::Intent,
-            "client" => Field::Client,
-            "reason" => Field::Reason,
-            "text" => Field::Text,
-            "ttl_ms" => Field::TtlMs,
-            "beats" => Field::Beats,
-            "auth_at" => Field::AuthAt,
-            "conns" => Field::Conns,
-            "revision" => Field::Revision,
-            "partition" => Field::Partition,
-            "policy" => Field::Policy,
-            _ => {
-                self.0.note(key);
-                Field::Unknown
-            }
-        })
-    }
-}
-
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) enum Field {
-    Offset,
-    Ts,
-    Type,
-    User,
-    Platform,
-    Device,
-    Gateway,
-    Epoch,
-    Conn,
-    Intent,
-    Client,
-    Reason,
-    Text,
-    TtlMs,
-    Beats,
-    AuthAt,
-    Conns,
-    Revision,
-    Partition,
-    Policy,
-    Unknown,
-}
-
-impl Field {
-    /// The name that [`Key`] reads.
-    const fn name(self) -> &'static str {
-        match self {
-            Field::Offset => "offset",
-            Field::Ts => "ts",
-            Field::Type => "type",
-            Field::User => "user",
-            Field::Platform => "platform",
-            Field::Device => "device",
-            Field::Gateway => "gateway",
-            Field::Epoch => "epoch",
-            Field::Conn => "conn",
-            Field::Intent => "intent",
-            Field::Client => "client",
-            Field::Reason => "reason",
-            Field::Text => "text",
-            Field::TtlMs => "ttl_ms",
-            Field::Beats => "beats",
-            Field::AuthAt => "auth_at",
-            Field::Conns => "conns",
-            Field::Revision => "revision",
-            Field::Partition => "partition",
-            Field::Policy => "policy",
-            Field::Unknown => "",
+        let field = Field::named(key);
+        if field == Field::Unknown {
+            self.0.note(key);
         }
+        Ok(field)
     }
+}
+
+/// The fields that any event or beat has, each with its name.
+macro_rules! fields {
+    ($($field:ident: $name:literal,)*) => {
+        #[derive(Clone, Copy, Debug, PartialEq, Eq)]
+        pub(super) enum Field {
+            $($field,)*
+            Unknown,
+        }
+
+        impl Field {
+            fn named(key: &str) -> Field {
+                match key {
+                    $($name => Field::$field,)*
+                    _ => Field::Unknown,
+                }
+            }
+
+            const fn name(self) -> &'static str {
+                match self {
+                    $(Field::$field => $name,)*
+                    Field::Unknown => "",
+                }
+            }
+        }
+    };
+}
+
+fields! {
+    Offset: "offset",
+    Ts: "ts",
+    Type: "type",
+    User: "user",
+    Platform: "platform",
+    Device: "device",
+    Gateway: "gateway",
+    Epoch: "epoch",
+    Conn: "conn",
+    Intent: "intent",
+    Client: "client",
+    Reason: "reason",
+    Text: "text",
+    TtlMs: "ttl_ms",
+    Beats: "beats",
+    AuthAt: "auth_at",
+    Conns: "conns",
+    Revision: "revision",
+    Partition: "partition",
+    Policy: "policy",
 }
 
 impl<'de> Visitor<'de> for FieldsSeed<'_> {

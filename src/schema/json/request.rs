@@ -166,14 +166,14 @@ impl<'de> Visitor<'de> for RequestSeed<'_, 'de> {
                 fields.read(field, &mut seen, &mut entries)?;
             }
         }
-        if found && fields.any_given() {
-            return Err(de::Error::custom(
-                "an object has either an array of events as `events` or the fields of one event, not both; send an array of \
-                 events: [{\"type\":\"connect\", …}]",
-            ));
-        }
         if found {
-            return Ok(());
+            return match fields.any_given() {
+                false => Ok(()),
+                true => Err(de::Error::custom(
+                    "an object has either an array of events as `events` or the fields of one event, not both; send an array \
+                     of events: [{\"type\":\"connect\", …}]",
+                )),
+            };
         }
         if matches!(fields.kind, Raw::Missing) {
             return Err(de::Error::custom(
