@@ -3,6 +3,7 @@
 //! A connection that breaks, falls silent or is not there is made again, from the last cursor read. What waiting does not repair
 //! ends it: a token that is not let in, a cursor that the log does not have.
 
+use super::trouble::Trouble;
 use super::{Error, Followed, Positions, Source, SourceEvent};
 use crate::api::answers;
 use crate::api::client::{Client, ClientError, EventStream, StreamEnd, passes};
@@ -10,7 +11,7 @@ use crate::api::routes::RouteId;
 use crate::api::sse::StreamEvent;
 use crate::backoff::{self, Backoff};
 use crate::cause::reason;
-use crate::clock::{Clock as _, Deadline, SystemClock};
+use crate::clock::SystemClock;
 use crate::config::{Credential, SecretUrl};
 use crate::presence::change::Change;
 use crate::tasks::guarded;
@@ -22,8 +23,6 @@ use std::path::Path;
 use std::time::Duration;
 use tokio::sync::mpsc::{channel, unbounded_channel};
 
-/// How often it says that there is still no engine.
-const WARN_EVERY: Duration = Duration::from_secs(30);
 /// The engine says something every ten seconds.
 const SILENCE: Duration = Duration::from_secs(30);
 const CONNECT: Duration = Duration::from_secs(10);
@@ -48,8 +47,7 @@ pub struct EngineClient {
     ready: VecDeque<Followed>,
     backoff: Backoff,
     clock: SystemClock,
-    /// While it cannot be followed: since when, in monotonic time, and when the next warning is due.
-    trouble: Option<(Duration, Deadline)>,
+    trouble: Trouble,
 }
 
 impl EngineClient {
@@ -75,7 +73,7 @@ impl EngineClient {
             ready: VecDeque::new(),
             backoff: backoff::SUBSCRIPTION.start(),
             clock: SystemClock::new(),
-            trouble: None,
+            trouble: Trouble::default(),
         };
         loop {
             if let Some(positions) = engine.read.clone() {
@@ -93,8 +91,8 @@ impl EngineClient {
         match stream.next().await {
             Ok(event) => {
                 self.backoff.reset();
-                if let Some((since, _)) = self.trouble.take() {
-                    let lasted_s = self.clock.monotonic().saturating_sub(since).as_secs();
+                if let Some(lasted) = self.trouble.over(&self.clock) {
+                    let lasted_s = lasted.as_secs();
                     tracing::info!(
                         lasted_s,
                         "the changes of the engine at {} are followed again",
@@ -151,13 +149,10 @@ impl EngineClient {
     /// Gives the connection up and waits. The engine is the subject of the clause.
     async fn pause(&mut self, clause: &str, why: Option<&str>) -> Result<(), Error> {
         self.stream = None;
-        let now = self.clock.monotonic();
-        let since = self.trouble.map_or(now, |(since, _)| since);
-        if self.trouble.is_none_or(|(_, next)| next.has_passed(&self.clock)) {
-            self.trouble = Some((since, Deadline::after(&self.clock, WARN_EVERY)));
-            let waited_s = now.saturating_sub(since).as_secs();
+        if let Some(lasted) = self.trouble.failed(&self.clock) {
+            let lasted_s = lasted.as_secs();
             let why = why.map_or(String::new(), |why| format!(": {why}"));
-            tracing::warn!(waited_s, "the engine at {} {clause}{why}", self.shown);
+            tracing::warn!(lasted_s, "the engine at {} {clause}{why}", self.shown);
         }
         tokio::time::sleep(self.backoff.pause()).await;
         Ok(())

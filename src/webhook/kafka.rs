@@ -4,7 +4,9 @@
 //! changes, polls the group meanwhile, and releases a partition only after the bridge has ended all posts of it.
 
 use super::position::{Keep, Positions};
+use super::trouble::Trouble;
 use super::{Error, Followed, RevokedPartitions, Source, SourceEvent};
+use crate::clock::SystemClock;
 use crate::log::{self, Follower, GroupOffsets, PollResult, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
@@ -39,7 +41,8 @@ pub fn follow(
         ready: VecDeque::new(),
         events: sender,
         back,
-        is_warned: false,
+        trouble: Trouble::default(),
+        clock: SystemClock::new(),
     };
     let run = move || {
         reader.run();
@@ -84,7 +87,8 @@ struct ChangeReader {
     ready: VecDeque<ReadAhead>,
     events: Sender<Result<SourceEvent, Error>>,
     back: UnboundedSender<RevokedPartitions>,
-    is_warned: bool,
+    trouble: Trouble,
+    clock: SystemClock,
 }
 
 impl ChangeReader {
@@ -94,9 +98,9 @@ impl ChangeReader {
                 Ok(true) => {}
                 Ok(false) => self.follower.wait(LISTEN),
                 Err(Failed::ForNow(why)) => {
-                    if !self.is_warned {
-                        self.is_warned = true;
-                        tracing::warn!("following changes failed, retrying: {why}");
+                    if let Some(lasted) = self.trouble.failed(&self.clock) {
+                        let lasted_s = lasted.as_secs();
+                        tracing::warn!(lasted_s, "the changes cannot be read from Kafka, trying again: {why}");
                     }
                     self.follower.wait(PAUSE);
                 }
@@ -118,7 +122,10 @@ impl ChangeReader {
         if self.ready.is_empty()
             && let Some(result) = self.follower.read().map_err(|error| self.failed(error))?
         {
-            self.is_warned = false;
+            if let Some(lasted) = self.trouble.over(&self.clock) {
+                let lasted_s = lasted.as_secs();
+                tracing::info!(lasted_s, "the changes are read from Kafka again");
+            }
             self.take(result);
         }
         let mut any = false;

@@ -17,6 +17,7 @@ mod outage;
 mod position;
 mod post;
 mod refusals;
+mod trouble;
 mod user_queues;
 
 pub use bridge::run;
