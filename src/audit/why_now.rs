@@ -11,7 +11,8 @@ use crate::api::answers::{ExpectedChange, Explanation, ExplanationStep};
 use crate::engine::past::{Past, PastError, UserNow};
 use crate::presence::change::{Cause, Change, DeviceChange};
 use crate::presence::event::{Event, Intent};
-use crate::presence::{Offset, Status};
+use crate::presence::{LogTime, Offset, Status};
+use std::collections::BTreeMap;
 use std::ops::ControlFlow;
 
 /// Where the partition's events are read.
@@ -57,25 +58,66 @@ pub enum WithoutFold {
     NeedsFold,
 }
 
-/// Answers for a user as of the end of the partition. `changes` are those of the user that are kept, in order; `are_all`: none
+/// What matters of a user's changes: the last one of its status, and each device's last login. Its size follows from the devices that
+/// the user has had, and not from how many changes there were.
+#[derive(Default)]
+pub struct StatusChanges {
+    /// With the login of the change's device before it.
+    last: Option<(Change, Option<LoginChange>)>,
+    /// By platform and device.
+    logins: BTreeMap<(Box<str>, Box<str>), LoginChange>,
+    was_forgotten: bool,
+}
+
+/// A change with cause `login` that brought a device online.
+#[derive(Clone, Copy)]
+struct LoginChange {
+    offset: Offset,
+    at: LogTime,
+}
+
+impl StatusChanges {
+    /// Takes the user's next change.
+    pub fn apply(&mut self, change: &Change) {
+        if change.cause == Cause::Forgotten {
+            *self = StatusChanges {
+                was_forgotten: true,
+                ..StatusChanges::default()
+            };
+            return;
+        }
+        let device = change.devices.first();
+        let key = device.map(|device| (device.platform.clone(), device.device.clone()));
+        if change.before != change.after {
+            let login = key.as_ref().and_then(|key| self.logins.get(key).copied());
+            self.last = Some((change.clone(), login));
+        }
+        if change.cause == Cause::Login
+            && let Some(key) = key
+            && device.is_some_and(|device| device.after == Status::Online)
+        {
+            let (offset, at) = (change.id.offset, change.at);
+            self.logins.insert(key, LoginChange { offset, at });
+        }
+    }
+}
+
+/// Answers for a user as of the end of the partition. `changes` are made of those of the user that are kept, in order; `are_all`: none
 /// of the partition's changes are gone.
 pub fn why_now<R: EventRecords>(
     user: &str,
-    changes: &[Change],
+    changes: &StatusChanges,
     are_all: bool,
     now: &UserNow,
     records: &mut R,
 ) -> Result<WithoutFold, R::Error> {
-    let forgotten = changes.iter().rposition(|change| change.cause == Cause::Forgotten);
-    let since_forgotten = &changes[forgotten.map_or(0, |at| at + 1)..];
-    let Some(last) = since_forgotten.iter().rposition(|change| change.before != change.after) else {
-        let is_unknown = are_all || forgotten.is_some();
+    let Some((change, login)) = &changes.last else {
+        let is_unknown = are_all || changes.was_forgotten;
         return Ok(match is_unknown {
             true => WithoutFold::Certain(None),
             false => WithoutFold::NeedsFold,
         });
     };
-    let (change, earlier) = (&since_forgotten[last], &since_forgotten[..last]);
     let mut steps = vec![change_step(change)];
     // What fires has its evidence in an earlier record; what an event does has that event.
     let is_firing = change.evidence != change.id.offset;
@@ -95,7 +137,7 @@ pub fn why_now<R: EventRecords>(
     if change.cause != Cause::Login
         && let Some(device) = change.devices.first()
     {
-        let Some(login) = login_of(user, device, change, earlier, now, records)? else {
+        let Some(login) = certain_login(user, device, change, *login, now, records)? else {
             return Ok(WithoutFold::NeedsFold);
         };
         if login != change.evidence {
@@ -130,25 +172,17 @@ fn event_step<R: EventRecords>(
     Ok(found.map(|(ts, name)| EventStep { offset, ts, name }.with_role(role)))
 }
 
-/// Returns the record with which a device logged in that a change is about; none if that is not certain.
-fn login_of<R: EventRecords>(
+/// Returns the record with which a device logged in that a change is about; none if that is not certain. `login` is its last login
+/// that gave a change.
+fn certain_login<R: EventRecords>(
     user: &str,
     device: &DeviceChange,
     change: &Change,
-    earlier: &[Change],
+    login: Option<LoginChange>,
     now: &UserNow,
     records: &mut R,
 ) -> Result<Option<Offset>, R::Error> {
-    let is_login = |earlier: &&Change| {
-        let first = earlier.devices.first();
-        earlier.cause == Cause::Login
-            && first.is_some_and(|first| {
-                (&first.platform, &first.device, first.after) == (&device.platform, &device.device, Status::Online)
-            })
-    };
-    let Some(login) = earlier.iter().rev().find(is_login) else {
-        return Ok(None);
-    };
+    let Some(login) = login else { return Ok(None) };
     // A device that still has the login of that time has had no later one, except at the same time.
     let kept = now
         .logins
@@ -156,7 +190,7 @@ fn login_of<R: EventRecords>(
         .find(|(platform, name, _)| (platform, name) == (&device.platform, &device.device));
     let is_kept = kept.is_some_and(|(_, _, login_at)| *login_at == login.at);
     let mut is_certain = true;
-    records.events_between(login.id.offset, change.id.offset, user, &mut |ts, event| {
+    records.events_between(login.offset, change.id.offset, user, &mut |ts, event| {
         if is_kept && ts > login.at.0 {
             return ControlFlow::Break(());
         }
@@ -166,7 +200,7 @@ fn login_of<R: EventRecords>(
             false => ControlFlow::Break(()),
         }
     })?;
-    Ok(is_certain.then_some(login.id.offset))
+    Ok(is_certain.then_some(login.offset))
 }
 
 /// Whether an event may be a login of a device, though it may have been refused.

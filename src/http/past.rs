@@ -16,7 +16,7 @@ use crate::audit::history::History;
 use crate::audit::snapshot::Totals;
 use crate::audit::time;
 use crate::audit::why::Why;
-use crate::audit::why_now::{WithoutFold, why_now};
+use crate::audit::why_now::{StatusChanges, WithoutFold, why_now};
 use crate::engine::QueryError;
 use crate::engine::past::{Past, PastError, PastOf};
 use crate::presence::change::Change;
@@ -257,8 +257,8 @@ fn without_fold(past: &Past, user: &str) -> Result<WithoutFold, PastError> {
     let Some(now) = past.user_now() else {
         return Ok(WithoutFold::NeedsFold);
     };
-    let mut changes = Vec::new();
-    match visit_changes(past, user, |change| changes.push(change.clone())) {
+    let mut changes = StatusChanges::default();
+    match visit_changes(past, user, |change| changes.apply(change)) {
         // The events may still be few enough.
         Ok(true) | Err(PastError::TooMany { .. }) => return Ok(WithoutFold::NeedsFold),
         Ok(false) => {}

@@ -2,7 +2,7 @@
 
 use super::{RECORDS, SEEDS, Story};
 use rollcall::audit::why::Why;
-use rollcall::audit::why_now::{EventRecords, WithoutFold, why_now};
+use rollcall::audit::why_now::{EventRecords, StatusChanges, WithoutFold, why_now};
 use rollcall::engine::past::UserNow;
 use rollcall::presence::Offset;
 use rollcall::presence::change::{Change, Output};
@@ -42,6 +42,12 @@ impl EventRecords for Lines<'_> {
     }
 }
 
+fn status_changes(changes: &[Change]) -> StatusChanges {
+    let mut matter = StatusChanges::default();
+    changes.iter().for_each(|change| matter.apply(change));
+    matter
+}
+
 #[test]
 fn without_a_fold_the_answer_is_that_of_a_fold_or_none() {
     let (mut certain, mut asked) = (0, 0);
@@ -77,7 +83,7 @@ fn without_a_fold_the_answer_is_that_of_a_fold_or_none() {
                     );
                 }
                 let changes = changes.get(user).map(Vec::as_slice).unwrap_or_default();
-                let Ok(found) = why_now(user, changes, true, &now, &mut Lines(input));
+                let Ok(found) = why_now(user, &status_changes(changes), true, &now, &mut Lines(input));
                 asked += 1;
                 let WithoutFold::Certain(answer) = found else { continue };
                 assert_eq!(answer, why.answer(), "seed {seed}, {user}, {records} records");
@@ -86,7 +92,7 @@ fn without_a_fold_the_answer_is_that_of_a_fold_or_none() {
                 causes.extend(status.map(|change| change.cause.name()));
                 // What came before the last of the changes that matter may be gone.
                 let kept = &changes[changes.len().saturating_sub(3)..];
-                let Ok(found) = why_now(user, kept, false, &now, &mut Lines(input));
+                let Ok(found) = why_now(user, &status_changes(kept), false, &now, &mut Lines(input));
                 if let WithoutFold::Certain(answer) = found {
                     assert_eq!(
                         answer,

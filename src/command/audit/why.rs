@@ -5,7 +5,7 @@ use super::{json_line, parse_time, shown};
 use crate::api::answers::{Explanation, ExplanationStep};
 use crate::audit::stored::StoredFold;
 use crate::audit::why::Why;
-use crate::audit::why_now::{EventRecords, WithoutFold, why_now};
+use crate::audit::why_now::{EventRecords, StatusChanges, WithoutFold, why_now};
 use crate::command::{hash_seed, table};
 use crate::engine::past::UserNow;
 use crate::log::Range;
@@ -96,17 +96,17 @@ fn from_store(
         return Ok(WithoutFold::NeedsFold);
     };
     let are_all = source.range(Topic::Changes, partition)?.start == Offset(0);
-    let mut changes = Vec::new();
+    let mut changes = StatusChanges::default();
     source.changes_of(partition, &args.user, |change| {
         if change.id.offset >= applied.next {
             return ControlFlow::Break(());
         }
-        changes.push(change);
+        changes.apply(&change);
         ControlFlow::Continue(())
     })?;
     source.all_events_from(partition, applied.next, |offset, ts, event| {
         state.fold(offset, ts, event.as_ref().ok(), &mut |output| match output {
-            Output::Change(change) if *change.user == *args.user => changes.push(change),
+            Output::Change(change) if *change.user == *args.user => changes.apply(&change),
             Output::Change(_) | Output::Kick(_) | Output::Ignored(_) => {}
         });
         Ok(ControlFlow::Continue(()))
