@@ -172,6 +172,9 @@ fn create(connection: &Connection, wanted: RequestedTopics, output: &mut impl Wr
     for topic in &created.plan.there {
         writeln!(output, "{topic} exists already")?;
     }
+    for finding in &created.plan.unchanged {
+        writeln!(output, "warning {finding}")?;
+    }
     report(connection, &created.checked, output)
 }
 

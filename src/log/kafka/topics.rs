@@ -52,7 +52,8 @@ pub(super) const MESSAGE_BYTES: &str = "max.message.bytes";
 pub(super) const RETENTION_MS: &str = "retention.ms";
 pub(super) const RETENTION_WITHOUT_END: &str = "-1";
 
-const DAY_MS: i64 = 86_400_000;
+const HOUR_MS: u64 = 3_600_000;
+const DAY_MS: i64 = 24 * HOUR_MS as i64;
 /// Kafka's default. A group that has been stopped for longer has lost its positions.
 const POSITIONS_MINUTES_MIN: i64 = 7 * 24 * 60;
 /// The owners' topic is read at every start, so it is compacted soon.
@@ -203,6 +204,8 @@ pub struct TopicPlan {
     pub make: Vec<NewTopic>,
     /// Topics that are there already.
     pub there: Vec<String>,
+    /// What was asked for and holds of new topics only, while one that is there has something else.
+    pub unchanged: Vec<Finding>,
     /// Of every topic but those of incidents and of owners, which have one.
     pub partitions: u32,
 }
@@ -215,6 +218,11 @@ pub enum Impossible {
          never changed. Ask for {is}, or for none; docs/kafka.md says how to move to another number"
     )]
     OtherNumber { topic: String, is: u32, wanted: u32 },
+    #[error(
+        "{topic} has {is} partitions, and the topics were made with {made_with}: no topic is made next to it. `rollcall topics \
+         check` says what to do"
+    )]
+    Unequal { topic: String, is: u32, made_with: u32 },
     #[error("partitions must be 1 to {PARTITIONS_MAX}, not {0}")]
     Partitions(u32),
     #[error("a replication of {wanted} needs as many brokers, and there are {brokers}")]
@@ -230,18 +238,22 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
     if !(1..=PARTITIONS_MAX).contains(&partitions) {
         return Err(Impossible::Partitions(partitions));
     }
-    let other = |topic: String, is: u32| Impossible::OtherNumber {
-        topic,
-        is,
-        wanted: partitions,
-    };
-    for (part, topic) in counted() {
-        if topic.partitions != partitions {
-            return Err(other(part.name(connection), topic.partitions));
+    if let Some(made_with) = known {
+        // First what no number that is asked for could make right.
+        if let Some((part, topic)) = counted().find(|(_, topic)| topic.partitions != made_with) {
+            return Err(Impossible::Unequal {
+                topic: part.name(connection),
+                is: topic.partitions,
+                made_with,
+            });
         }
-    }
-    if let Some(made_with) = facts.made_with.filter(|&made_with| made_with != partitions) {
-        return Err(other(ManagedTopic::Events.name(connection), made_with));
+        if made_with != partitions {
+            return Err(Impossible::OtherNumber {
+                topic: ManagedTopic::Events.name(connection),
+                is: made_with,
+                wanted: partitions,
+            });
+        }
     }
     let brokers = facts.brokers.max(1);
     let replication = wanted.replication.unwrap_or(brokers.min(3));
@@ -251,16 +263,19 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
             brokers,
         });
     }
-    let retention_ms = wanted.retention_ms.unwrap_or(DEFAULT_RETENTION_HOURS * 3_600_000);
+    let retention_ms = wanted.retention_ms.unwrap_or(DEFAULT_RETENTION_HOURS * HOUR_MS);
     let mut plan = TopicPlan {
         make: Vec::new(),
         there: Vec::new(),
+        unchanged: Vec::new(),
         partitions,
     };
+    let mut judge = TopicChecker::new(connection);
     for part in ManagedTopic::ALL {
         let name = part.name(connection);
-        if facts.topics.contains_key(&part) {
+        if let Some(topic) = facts.topics.get(&part) {
             plan.there.push(name);
+            judge.unchanged(part, topic, wanted);
         } else {
             plan.make.push(NewTopic {
                 name,
@@ -270,6 +285,7 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
             });
         }
     }
+    plan.unchanged = merged(judge.findings);
     Ok(plan)
 }
 
@@ -301,10 +317,7 @@ fn in_sync(replication: usize) -> usize {
 
 /// What is wrong, the worst first.
 pub fn judge(connection: &Connection, facts: &ClusterFacts) -> Vec<Finding> {
-    let mut judge = TopicChecker {
-        connection,
-        findings: Vec::new(),
-    };
+    let mut judge = TopicChecker::new(connection);
     for part in ManagedTopic::ALL {
         match facts.topics.get(&part) {
             Some(topic) => judge.topic(part, topic),
@@ -324,9 +337,13 @@ pub fn judge(connection: &Connection, facts: &ClusterFacts) -> Vec<Finding> {
     judge.sizes(facts);
     judge.broker(facts);
     judge.findings.sort_by_key(|finding| finding.weight);
+    merged(judge.findings)
+}
+
+/// What holds of several topics is said once.
+fn merged(found: Vec<Finding>) -> Vec<Finding> {
     let mut findings: Vec<Finding> = Vec::new();
-    for finding in judge.findings {
-        // What holds of several topics is said once.
+    for finding in found {
         match findings
             .iter_mut()
             .find(|said| said.what == finding.what && said.fix == finding.fix)
@@ -341,6 +358,15 @@ pub fn judge(connection: &Connection, facts: &ClusterFacts) -> Vec<Finding> {
 struct TopicChecker<'c> {
     connection: &'c Connection,
     findings: Vec<Finding>,
+}
+
+impl<'c> TopicChecker<'c> {
+    fn new(connection: &'c Connection) -> TopicChecker<'c> {
+        TopicChecker {
+            connection,
+            findings: Vec::new(),
+        }
+    }
 }
 
 impl TopicChecker<'_> {
@@ -453,8 +479,26 @@ impl TopicChecker<'_> {
         }
     }
 
+    /// What was asked for of a topic that is there, which stays as it is.
+    fn unchanged(&mut self, part: ManagedTopic, topic: &TopicFacts, wanted: RequestedTopics) {
+        if let Some(replication) = wanted.replication.filter(|&asked| asked != topic.replication) {
+            let is = topic.replication;
+            let what =
+                format!("it exists with a replication of {is}, which --replication {replication} does not change");
+            let fix = format!("kafka-reassign-partitions.sh, with a replication of {replication} (docs/kafka.md)");
+            self.found(Severity::Warning, part, what, fix);
+        }
+        let asked_ms = wanted.retention_ms.filter(|_| !part.is_compacted());
+        if let Some(asked_ms) = asked_ms.filter(|asked_ms| topic.text(RETENTION_MS) != asked_ms.to_string()) {
+            let hours = asked_ms / HOUR_MS;
+            let is = topic.text(RETENTION_MS);
+            let what = format!("it exists with {RETENTION_MS}={is}, which --retention-hours {hours} does not change");
+            self.found(Severity::Warning, part, what, self.set(part, RETENTION_MS, asked_ms));
+        }
+    }
+
     fn retention(&mut self, part: ManagedTopic, topic: &TopicFacts) {
-        let default_ms = DEFAULT_RETENTION_HOURS * 3_600_000;
+        let default_ms = DEFAULT_RETENTION_HOURS * HOUR_MS;
         let kept = topic.number("retention.ms").filter(|&ms| ms >= 0);
         if let Some(ms) = kept.filter(|&ms| ms < DAY_MS) {
             let what = format!(

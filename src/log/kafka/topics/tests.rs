@@ -288,6 +288,20 @@ fn a_plan_makes_what_is_missing_with_the_number_that_the_others_have() {
         retention_ms: None,
     };
     assert!(error(&facts, asks(16, 1)).starts_with("presence.events has 12 partitions, and 16 are asked for"));
+    // No number that could be asked for would do, so none is recommended.
+    let mut unequal = facts.clone();
+    unequal
+        .topics
+        .get_mut(&ManagedTopic::Output(OutputTopic::Changes))
+        .expect("there")
+        .partitions = 16;
+    for wanted in [RequestedTopics::default(), asks(12, 1), asks(16, 1)] {
+        let error = error(&unequal, wanted);
+        assert!(
+            error.starts_with("presence.changes has 16 partitions, and the topics were made with 12"),
+            "{error}"
+        );
+    }
     assert!(error(&ClusterFacts::default(), asks(16, 2)).contains("needs as many brokers, and there are 1"));
     assert!(error(&ClusterFacts::default(), asks(0, 1)).contains("1 to 1024, not 0"));
     assert_eq!(
@@ -295,5 +309,41 @@ fn a_plan_makes_what_is_missing_with_the_number_that_the_others_have() {
             .expect("possible")
             .partitions,
         64
+    );
+}
+
+#[test]
+fn what_a_plan_does_not_change_of_topics_that_exist_is_said() {
+    let facts = made(3, 12);
+    let unchanged = |wanted: RequestedTopics| {
+        let plan = plan(&connection(), &facts, wanted).expect("possible");
+        assert!(plan.make.is_empty());
+        plan.unchanged.iter().map(Finding::to_string).collect::<Vec<_>>()
+    };
+    let asks = |replication: usize, retention_hours: u64| RequestedTopics {
+        partitions: Some(12),
+        replication: Some(replication),
+        retention_ms: Some(retention_hours * HOUR_MS),
+    };
+    assert_eq!(unchanged(RequestedTopics::default()), [""; 0]);
+    assert_eq!(unchanged(asks(3, DEFAULT_RETENTION_HOURS)), [""; 0]);
+    let lines = unchanged(asks(2, 48));
+    let of = |what: &str| lines.iter().filter(|line| line.contains(what)).count();
+    assert_eq!(
+        of("it exists with a replication of 3, which --replication 2 does not change"),
+        1,
+        "{lines:?}"
+    );
+    assert_eq!(
+        of(
+            "it exists with retention.ms=2592000000, which --retention-hours 48 does not change. To fix it: kafka-configs.sh"
+        ),
+        5,
+        "compacted topics have no retention: {lines:?}"
+    );
+    assert!(
+        lines
+            .iter()
+            .any(|line| line.starts_with("presence.events: ") && line.ends_with("retention.ms=172800000"))
     );
 }
