@@ -4,6 +4,8 @@
 mod acls;
 #[path = "kafka/broker.rs"]
 mod broker;
+#[path = "topics/moved.rs"]
+mod moved;
 mod server;
 
 use broker::Cluster;
@@ -78,6 +80,7 @@ fn topics_are_made_once_and_a_change_to_them_is_found_with_the_command_that_fixe
     what_a_broker_made_by_itself_is_found_and_fixed_as_the_sentences_say(bootstrap);
     asked_from_a_program(bootstrap);
     the_doctor_names_what_is_wrong_and_what_to_do(bootstrap);
+    moved::the_log_of_one_machine_goes_on_as_topics(bootstrap);
 }
 
 /// What the doctor says is wrong: each check with what to do. Its exit status must agree.
@@ -196,6 +199,13 @@ fn made_twice_is_made_once(bootstrap: &str) {
 
     let again = fine(topics("create", bootstrap, "twice", &[]));
     assert_eq!(again.iter().filter(|line| line.ends_with(" exists already")).count(), 7);
+    let other = fine(topics("create", bootstrap, "twice", &["--retention-hours", "24"]));
+    let unchanged = "it exists with retention.ms=172800000, which --retention-hours 24 does not change. To fix it: kafka-configs.sh";
+    assert_eq!(
+        other.iter().filter(|line| line.contains(unchanged)).count(),
+        5,
+        "{other:?}"
+    );
     let checked = fine(topics("check", bootstrap, "twice", &[]));
     let warnings: Vec<&String> = checked.iter().filter(|line| line.starts_with("warning ")).collect();
     assert_eq!(warnings.len(), 1, "one replica each, and nothing else: {checked:?}");
@@ -231,7 +241,7 @@ fn a_raised_number_of_partitions_is_found(bootstrap: &str) {
     );
     let (_, error) = refused(topics("create", bootstrap, "raised", &[]));
     assert!(
-        error.contains("raised.events has 4 partitions, and 2 are asked for"),
+        error.contains("raised.events has 4 partitions, and the topics were made with 2"),
         "{error}"
     );
 }

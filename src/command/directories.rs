@@ -71,6 +71,22 @@ pub fn outside_of_servers(flag: &str, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fails if a data directory has an embedded log, for a server that uses Kafka at `bootstrap`. It would not read that log, and rebuild
+/// the stores, which are of that log, from Kafka.
+pub fn without_embedded_log(data: &Path, bootstrap: &str) -> anyhow::Result<()> {
+    let log = super::log_directory(data);
+    if log.is_dir() {
+        bail!(
+            "--data names {data}, which has an embedded log ({log}) and the stores of that log; a server with --kafka reads its events \
+             from Kafka, so give it another --data. To move the events of that log to Kafka: rollcall reshard --data {data} --kafka \
+             {bootstrap} --to-prefix PREFIX --partitions N (docs/resharding.md)",
+            data = data.display(),
+            log = log.display(),
+        );
+    }
+    Ok(())
+}
+
 /// Whether a server has used a directory as its data directory.
 fn is_of_server(directory: &Path) -> bool {
     let has = |name: &str| directory.join(name).is_dir();

@@ -1,5 +1,5 @@
-//! `rollcall reshard`: copies the events of a log into a log with more partitions, with which the engine then goes on
-//! (`docs/resharding.md`).
+//! `rollcall reshard`: copies the events of a log into a log with more partitions, or from a data directory into topics of Kafka. The
+//! engine then goes on with the new log (`docs/resharding.md`).
 //!
 //! What is copied where is decided in `split`, `copying` does it and checks it, `compare` compares the states of both logs. This file
 //! has the steps of a move: copy while the old log is in use, keep everybody from writing to it, copy the rest, compare, finish.
@@ -17,7 +17,7 @@ use super::directories;
 use super::log::{on_interrupt, schemas};
 use super::remote::printed;
 use crate::clock::{Clock as _, SystemClock};
-use crate::config::SecretUrl;
+use crate::config::{DEFAULT_DATA, SecretUrl};
 use crate::failpoint;
 use crate::log::FillingLog;
 use crate::log::local::{LocalFilling, MAX_PARTITIONS};
@@ -30,7 +30,7 @@ use std::sync::Arc;
 use std::sync::mpsc::{Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
 
-/// Moves a log to one with more partitions, with every state, version and event
+/// Moves a log to one with more partitions, or from a data directory to Kafka, with every state, version and event
 ///
 /// Copies every event of the old log, at the time that it has there. Without --follow and --finish it ends when everything is
 /// copied that the old log has at that time; a server may be using the old log. --finish is the last step: it keeps everybody from
@@ -38,18 +38,14 @@ use std::time::Duration;
 /// It may be killed at any time and run again with the same arguments. docs/resharding.md describes the whole procedure.
 #[derive(clap::Args)]
 pub struct Args {
-    /// The data directory of the old log
-    #[arg(
-        long,
-        value_name = "DIR",
-        default_value = "./rollcall-data",
-        conflicts_with = "kafka"
-    )]
-    data: PathBuf,
+    /// The data directory of the old log [default: ./rollcall-data, and with --kafka the old log is on Kafka]
+    #[arg(long, value_name = "DIR")]
+    data: Option<PathBuf>,
     /// The data directory of the new log; it may not have another log
     #[arg(long, value_name = "DIR", conflicts_with = "kafka")]
     to_data: Option<PathBuf>,
-    /// Moves topics of Apache Kafka instead: the brokers, separated by commas
+    /// Moves to topics of Apache Kafka: the brokers, separated by commas. With --data from that directory, else from the topics of
+    /// --topic-prefix
     #[arg(long, value_name = "HOST:PORT", env = "ROLLCALL_KAFKA", requires = "to_prefix")]
     kafka: Option<String>,
     #[command(flatten)]
@@ -95,10 +91,10 @@ pub fn run(args: &Args) -> anyhow::Result<()> {
 
 fn reshard(args: &Args) -> anyhow::Result<()> {
     let interrupted = on_interrupt()?;
-    let target = Target::of(args)?;
-    let mut source: Box<dyn OldLog> = match &target {
-        Target::Directory(_) => Box::new(OldDirectory::open(&args.data)?),
-        Target::Topics { old, .. } => Box::new(OldTopics::open(old.clone())?),
+    let Move { from, to: target } = Move::of(args)?;
+    let mut source: Box<dyn OldLog> = match &from {
+        Place::Directory(data) => Box::new(OldDirectory::open(data)?),
+        Place::Topics(old) => Box::new(OldTopics::open(old.clone())?),
     };
     let count = source.reader().partitions();
     if !args.partitions.is_multiple_of(count) {
@@ -111,9 +107,9 @@ fn reshard(args: &Args) -> anyhow::Result<()> {
     }
     let filling = match args.dry_run {
         true => None,
-        false => match target.fill(args)? {
+        false => match target.fill(args, &from)? {
             Some(filling) => Some(filling),
-            None if args.finish && source.is_left()? => return target.report_finished(),
+            None if args.finish && source.is_left()? => return report_finished(&target.next_step(&from)),
             None => bail!(
                 "{} is not a log that this command was filling: it is finished, or an engine uses it. Expected an empty place, or one \
                  that an earlier run with the same flags was filling",
@@ -165,11 +161,11 @@ fn reshard(args: &Args) -> anyhow::Result<()> {
             );
         }
     }
-    conclude(args, copying, &target)
+    conclude(args, copying, &target, &target.next_step(&from))
 }
 
 /// Compares, and finishes if that is asked for.
-fn conclude(args: &Args, mut copying: Copying, target: &Target) -> anyhow::Result<()> {
+fn conclude(args: &Args, mut copying: Copying, target: &Place, next_step: &str) -> anyhow::Result<()> {
     copying.check_end()?;
     let counts = copying.counts();
     let (differences, filling) = copying.compare();
@@ -216,7 +212,7 @@ fn conclude(args: &Args, mut copying: Copying, target: &Target) -> anyhow::Resul
         Some(mut filling) if args.finish => {
             filling.finish()?;
             failpoint::reach("finished");
-            writeln!(output, "finished    {}", target.next_step())?;
+            writeln!(output, "finished    {next_step}")?;
         }
         Some(_) => writeln!(
             output,
@@ -229,37 +225,68 @@ fn conclude(args: &Args, mut copying: Copying, target: &Target) -> anyhow::Resul
     Ok(())
 }
 
-/// Where the new log is.
-enum Target {
+/// Where a log is.
+enum Place {
     Directory(PathBuf),
-    Topics { old: TopicSet, new: TopicSet },
+    Topics(TopicSet),
 }
 
-impl Target {
-    fn of(args: &Args) -> anyhow::Result<Target> {
-        match (&args.kafka, &args.to_prefix, &args.to_data) {
+struct Move {
+    from: Place,
+    to: Place,
+}
+
+impl Move {
+    fn of(args: &Args) -> anyhow::Result<Move> {
+        let (from, to) = match (&args.kafka, &args.to_prefix, &args.to_data) {
             (Some(bootstrap), Some(prefix), None) => {
                 let old = TopicSet::of_flags(bootstrap, &args.cluster)?;
-                let Some(new) = old.renamed(bootstrap, &args.cluster, prefix)? else {
-                    bail!("--to-prefix {prefix} is the prefix of the old topics; the new log needs topics of its own");
-                };
-                Ok(Target::Topics { old, new })
+                let new = old.renamed(bootstrap, &args.cluster, prefix)?;
+                match (&args.data, new) {
+                    (Some(data), Some(new)) if args.cluster.topic_prefix.is_none() => {
+                        (Place::Directory(data.clone()), Place::Topics(new))
+                    }
+                    // The default prefix: with --data there are no old topics that have it.
+                    (Some(data), None) if args.cluster.topic_prefix.is_none() => {
+                        (Place::Directory(data.clone()), Place::Topics(old))
+                    }
+                    (Some(data), _) => bail!(
+                        "with --data {} the old log is in that directory, so --topic-prefix (or ROLLCALL_TOPIC_PREFIX) names nothing; \
+                         the prefix of the new topics is --to-prefix",
+                        data.display()
+                    ),
+                    (None, Some(new)) => (Place::Topics(old), Place::Topics(new)),
+                    (None, None) => {
+                        bail!(
+                            "--to-prefix {prefix} is the prefix of the old topics; the new log needs topics of its own"
+                        )
+                    }
+                }
             }
-            (None, None, Some(data)) => Ok(Target::Directory(data.clone())),
+            (None, None, Some(data)) => {
+                let old = args.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());
+                (Place::Directory(old), Place::Directory(data.clone()))
+            }
             (Some(_), ..) => bail!("--kafka requires --to-prefix, the prefix of the new topics"),
             (None, ..) => bail!("--to-data is missing: the directory of the new log, or --kafka with --to-prefix"),
-        }
+        };
+        Ok(Move { from, to })
     }
+}
 
+impl Place {
     /// Opens the new log to fill it. Returns `None` if that is not possible any more.
-    fn fill(&self, args: &Args) -> anyhow::Result<Option<Box<dyn FillingLog>>> {
+    fn fill(&self, args: &Args, from: &Place) -> anyhow::Result<Option<Box<dyn FillingLog>>> {
         let data = match self {
-            Target::Topics { new, .. } => return new.fill(args.partitions, args.replication),
-            Target::Directory(data) => data,
+            Place::Topics(new) => return new.fill(args.partitions, args.replication),
+            Place::Directory(data) => data,
         };
         directories::keep_to_ourselves();
-        let (from, to) = (super::log_directory(&args.data), super::log_directory(data));
-        if to.exists() && to.canonicalize()? == from.canonicalize()? {
+        let to = super::log_directory(data);
+        if let Place::Directory(old) = from
+            && to.exists()
+            && to.canonicalize()? == super::log_directory(old).canonicalize()?
+        {
             bail!("--data and --to-data name the same directory; the new log needs one of its own");
         }
         let filling = LocalFilling::open(&to, args.partitions, Arc::new(SystemClock::new()))
@@ -269,23 +296,27 @@ impl Target {
 
     fn described(&self) -> String {
         match self {
-            Target::Directory(data) => super::log_directory(data).display().to_string(),
-            Target::Topics { new, .. } => new.flags(),
+            Place::Directory(data) => super::log_directory(data).display().to_string(),
+            Place::Topics(new) => new.flags(),
         }
     }
 
-    fn next_step(&self) -> String {
-        match self {
-            Target::Directory(data) => format!("start the server with --data {}", data.display()),
-            Target::Topics { new, .. } => format!("start engines with {} and another --group", new.flags()),
+    /// What is to be done when this is the new log, and is finished.
+    fn next_step(&self, from: &Place) -> String {
+        match (self, from) {
+            (Place::Directory(data), _) => format!("start the server with --data {}", data.display()),
+            (Place::Topics(new), Place::Topics(_)) => format!("start engines with {} and another --group", new.flags()),
+            (Place::Topics(new), Place::Directory(_)) => {
+                format!("start engines with {}, each with a --data of its own", new.flags())
+            }
         }
     }
+}
 
-    /// Answers a repeated --finish: an earlier one may have been killed after its last step.
-    fn report_finished(&self) -> anyhow::Result<()> {
-        writeln!(std::io::stdout(), "finished already; {}", self.next_step())?;
-        Ok(())
-    }
+/// Answers a repeated --finish: an earlier one may have been killed after its last step.
+fn report_finished(next_step: &str) -> anyhow::Result<()> {
+    writeln!(std::io::stdout(), "finished already; {next_step}")?;
+    Ok(())
 }
 
 /// Waits, and returns whether the process is asked to end.

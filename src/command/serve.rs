@@ -274,6 +274,9 @@ async fn start(config: &Config, kept: &mut LeakedOnError, stopping: &watch::Rece
     directories::warn_if_others_read("the events of all users in the data directory", &config.data);
     let clock: Arc<dyn Clock> = Arc::new(SystemClock::new());
     let lock = lock(&config.data)?;
+    if let Some(kafka) = &config.kafka {
+        directories::without_embedded_log(&config.data, &kafka.bootstrap)?;
+    }
     // First what needs no other process: it is quick.
     let certificate = certificate(config, clock.clone())?;
     let issuer = match &config.oidc {
