@@ -16,7 +16,7 @@
 //! | `store` | the log was committed · the store |
 //! | `stored` | the store was committed · anything after |
 //! | `take-up` | the fence is taken · the position read |
-//! | `tail`, `owners`, `source`, `checkpoints`, `assignments` | a turn of that task · the next |
+//! | `tail`, `owners`, `source`, `standbys`, `checkpoints`, `assignments` | a turn of that task · the next |
 //! | `rd_kafka_…` | a helper was given that call of librdkafka · the call |
 //! | `append` | appends were taken from the queue of the embedded log · anything of them was written |
 //! | `record` | see above |
@@ -30,7 +30,7 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicI64, Ordering};
 
 /// Every place, as in the table, but the calls of librdkafka.
-pub const PLACES: [&str; 16] = [
+pub const PLACES: [&str; 17] = [
     "poll",
     "fetch",
     "fold",
@@ -44,6 +44,7 @@ pub const PLACES: [&str; 16] = [
     "tail",
     "owners",
     "source",
+    "standbys",
     "checkpoints",
     "assignments",
     RECORD,
@@ -55,7 +56,8 @@ pub const RESHARD_PLACES: [&str; 4] = ["copied", "left", "compared", "finished"]
 /// The places of the embedded log.
 pub const LOCAL_PLACES: [&str; 1] = ["append"];
 
-const RECORD: &str = "record";
+/// Not a step that is reached again and again: the number is an offset, and the thread panics.
+pub const RECORD: &str = "record";
 /// What the names of librdkafka's calls begin with.
 const CALL: &str = "rd_kafka_";
 

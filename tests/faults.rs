@@ -43,7 +43,7 @@ mod truncated;
 mod watcher;
 
 use proxied::Proxied;
-use rollcall::failpoint::PLACES;
+use rollcall::failpoint::{PLACES, RECORD};
 use run::Plan;
 use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::path::PathBuf;
@@ -82,13 +82,20 @@ fn asked() -> Result<Asked, String> {
     Ok(asked)
 }
 
-/// At every place, and at those that are reached all the time once more, later. The store is committed every half minute.
+/// At every place, and at those that are reached all the time once more, later. The store is committed every half minute, a checkpoint
+/// made every three seconds, and a standby announces itself every few seconds.
 fn failpoints() -> Plan {
-    let seldom = ["store", "stored", "take-up"];
-    let often: Vec<_> = PLACES.into_iter().filter(|place| !seldom.contains(place)).collect();
-    let mut plan = plans::failpoints(&PLACES, &[1]);
+    let places: Vec<_> = PLACES.into_iter().filter(|place| *place != RECORD).collect();
+    let seldom = ["store", "stored", "take-up", "standbys", "checkpoints"];
+    let often: Vec<_> = places.iter().copied().filter(|place| !seldom.contains(place)).collect();
+    let mut plan = plans::failpoints(&places, &[1]);
     plan.faults.extend(plans::failpoints(&often, &[30]).faults);
-    plan
+    Plan {
+        // Else nothing comes to the places of checkpoints and standbys.
+        checkpoints: true,
+        arguments: &["--standbys", "1"],
+        ..plan
+    }
 }
 
 fn plans() -> [Plan; 13] {

@@ -371,6 +371,27 @@ fn every_thread_and_task_is_watched() {
     });
 }
 
+/// A place without a name in the lists cannot be chosen, and one without a place is never reached.
+#[test]
+fn the_failpoints_in_the_lists_are_those_in_the_source() {
+    let source = include_str!("../src/failpoint.rs");
+    let mut listed: Vec<&str> = Vec::new();
+    for list in ["PLACES", "RESHARD_PLACES", "LOCAL_PLACES"] {
+        let begin = source.split_once(&format!("pub const {list}: ")).expect("the list").1;
+        let names = begin.split_once("= [").and_then(|(_, rest)| rest.split_once(']'));
+        listed.extend(names.expect("an array").0.split('"').skip(1).step_by(2));
+    }
+    listed.sort_unstable();
+    let mut reached: Vec<String> = Vec::new();
+    for file in files().into_iter().filter(is_source) {
+        let calls = file.text.split("failpoint::reach(\"").skip(1);
+        reached.extend(calls.filter_map(|rest| Some(rest.split_once('"')?.0.to_owned())));
+    }
+    reached.sort();
+    reached.dedup();
+    assert_eq!(reached, listed);
+}
+
 /// Kafka is named where a process connects to it. Everybody else has a log, a reader, a follower or owners.
 const KAFKA: Inner = (
     "log",
