@@ -9,8 +9,7 @@ use super::error::ErrorDetail;
 use crate::presence::change::{Cause, Change, DeviceChange, OutputId};
 use crate::presence::{LogTime, Offset, Partition, Status};
 use schemars::JsonSchema;
-use serde::de::Deserializer;
-use serde::{Deserialize, Serialize};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 
@@ -554,8 +553,19 @@ pub struct EventOutcome {
 
 /// `GET /v1/users/{user}/history`: the user's own intervals, then those of each device, each newest last.
 #[derive(Clone, PartialEq, Eq, Debug, Serialize, Deserialize, JsonSchema)]
-pub struct UserHistory {
-    pub intervals: Vec<StatusInterval>,
+#[schemars(rename = "UserHistory")]
+pub struct UserHistory<Intervals = Vec<StatusInterval>> {
+    pub intervals: Intervals,
+}
+
+/// A list whose parts are made while it is written, so that they are never all in memory.
+#[derive(Clone, Copy)]
+pub struct Written<F>(pub F);
+
+impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Written<F> {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_seq((self.0)())
+    }
 }
 
 /// A stretch of one status. What ends it is null while it still holds.

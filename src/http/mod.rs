@@ -316,7 +316,12 @@ fn passed_on(status: StatusCode, body: Bytes) -> Response {
 
 /// Serializes an answer into a JSON response.
 fn answer(answer: &impl Serialize) -> Response {
-    json(serde_json::to_vec(answer).expect("an answer is made of names, numbers and text"))
+    json(written(answer))
+}
+
+/// Returns an answer as JSON.
+fn written(answer: &impl Serialize) -> Vec<u8> {
+    serde_json::to_vec(answer).expect("an answer is made of names, numbers and text")
 }
 
 /// Returns a response with this JSON body.

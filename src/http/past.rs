@@ -9,7 +9,7 @@ use super::peers::{Asker, NoAnswer, moving, unreadable};
 use super::query::{flag, only, parameter};
 use super::users::{required_id, user_of_path};
 use super::{ApiError, AppState};
-use crate::api::answers::{Explanation, PastTotals, StatusInterval, UserHistory};
+use crate::api::answers::{Explanation, PastTotals, UserHistory, Written};
 use crate::api::client::RouteRequest;
 use crate::api::routes::RouteId;
 use crate::audit::history::History;
@@ -220,12 +220,12 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
     match question {
         Question::History { from, to } => {
             let read = read(&bounds.reading, vec![past], bounds.records, move |pasts| {
-                pasts
-                    .first()
-                    .map_or(Ok(Ok(Vec::new())), |past| history_of(past, &user, from, to))
+                let Some(past) = pasts.first() else {
+                    return Ok(Err(moving(partition)));
+                };
+                history_of(past, &user, from, to)
             });
-            let intervals = read.await??;
-            Ok(super::answer(&UserHistory { intervals }))
+            Ok(super::json(read.await??))
         }
         // What was pending at an earlier time only the fold knows.
         Question::Why { at: Some(at) } if past.time().is_none_or(|time| at < time) => {
@@ -306,19 +306,19 @@ async fn folded_why(
     read.await
 }
 
-/// The inner error: the user has too many changes.
+/// Returns the answer as JSON, made here since it may be large. The inner error: the user has too many changes.
 fn history_of(
     past: &Past,
     user: &str,
     from: Option<LogTime>,
     to: Option<LogTime>,
-) -> Result<Result<Vec<StatusInterval>, ApiError>, PastError> {
+) -> Result<Result<Vec<u8>, ApiError>, PastError> {
     if let (Some(from), Some(first)) = (from, past.first_kept()?)
         && first.as_ref().is_none_or(|first| first.at > from)
     {
         return Err(past.gone(first.map(|first| first.at)));
     }
-    let mut history = History::new(user);
+    let mut history = History::within(user, from, to);
     if visit_changes(past, user, |change| history.apply(change))? {
         let message = format!(
             "the user has more than {USER_CHANGES_MAX} changes, the most for an answer over HTTP; `rollcall audit history` has \
@@ -326,7 +326,8 @@ fn history_of(
         );
         return Ok(Err(ApiError::bad_request("too_much_to_read", message)));
     }
-    Ok(Ok(history.lines(from, to)))
+    let intervals = Written(|| history.lines());
+    Ok(Ok(super::written(&UserHistory { intervals })))
 }
 
 /// `GET /v1/at`: of the whole cluster. Every partition must be heard of.

@@ -237,7 +237,7 @@ fn folded(changes: &[&[Value]]) -> [Table; 3] {
         }
         // By platform and minute: online and push_online, began and ended.
         let mut moves: BTreeMap<Option<String>, BTreeMap<u64, [u64; 4]>> = BTreeMap::new();
-        for line in users.values().flat_map(|history| history.lines(None, None)) {
+        for line in users.values().flat_map(History::lines) {
             let minute = |time: u64| time / 60_000 * 60_000;
             if let Some(place) = ["online", "push_online"]
                 .iter()

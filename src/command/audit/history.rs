@@ -37,7 +37,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
     let mut source = source.open()?;
     let partition = source.asked_partition_of(&args.user)?;
     let is_cut = source.range(Topic::Changes, partition)?.start > Offset(0);
-    let mut history = History::new(&args.user);
+    let mut history = History::within(&args.user, from, to);
     let (mut first, mut is_whole) = (None, false);
     source.changes(partition, |change| {
         first.get_or_insert(change.at);
@@ -61,7 +61,7 @@ pub fn run(args: &Args, output: &mut impl Write) -> anyhow::Result<u8> {
             }
         }
     }
-    let lines = history.lines(from, to);
+    let lines: Vec<StatusInterval> = history.lines().collect();
     if args.source.json {
         lines.iter().try_for_each(|line| json_line(output, line))?;
         return Ok(0);
