@@ -559,7 +559,6 @@ pub struct UserHistory<Intervals = Vec<StatusInterval>> {
 }
 
 /// A list whose parts are made while it is written, so that they are never all in memory.
-#[derive(Clone, Copy)]
 pub struct Written<F>(pub F);
 
 impl<F: Fn() -> I, I: Iterator<Item: Serialize>> Serialize for Written<F> {

@@ -86,18 +86,18 @@ impl StatusChanges {
             };
             return;
         }
+        let key = |device: &DeviceChange| (device.platform.clone(), device.device.clone());
         let device = change.devices.first();
-        let key = device.map(|device| (device.platform.clone(), device.device.clone()));
         if change.before != change.after {
-            let login = key.as_ref().and_then(|key| self.logins.get(key).copied());
+            let login = device.and_then(|device| self.logins.get(&key(device)).copied());
             self.last = Some((change.clone(), login));
         }
         if change.cause == Cause::Login
-            && let Some(key) = key
-            && device.is_some_and(|device| device.after == Status::Online)
+            && let Some(device) = device
+            && device.after == Status::Online
         {
             let (offset, at) = (change.id.offset, change.at);
-            self.logins.insert(key, LoginChange { offset, at });
+            self.logins.insert(key(device), LoginChange { offset, at });
         }
     }
 }

@@ -111,14 +111,18 @@ impl TopicSet {
         Ok(TopicSet(of_flags(bootstrap, cluster)?))
     }
 
-    /// Returns the topics with another prefix in the same cluster; `None` if it is the same prefix.
-    pub fn renamed(&self, bootstrap: &str, cluster: &Cluster, prefix: &str) -> Result<Option<TopicSet>, Invalid> {
+    /// Returns the topics with this prefix, whichever the flags name.
+    pub fn with_prefix(bootstrap: &str, cluster: &Cluster, prefix: &str) -> Result<TopicSet, Invalid> {
         let cluster = Cluster {
             topic_prefix: Some(prefix.to_owned()),
             ..cluster.clone()
         };
-        let renamed = TopicSet::of_flags(bootstrap, &cluster)?;
-        Ok((renamed.0.prefix != self.0.prefix).then_some(renamed))
+        TopicSet::of_flags(bootstrap, &cluster)
+    }
+
+    /// Whether both are the same topics, if they are in one cluster.
+    pub fn has_prefix_of(&self, other: &TopicSet) -> bool {
+        self.0.prefix == other.0.prefix
     }
 
     /// Returns the flags that name these topics.

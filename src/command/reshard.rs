@@ -240,28 +240,20 @@ impl Move {
     fn of(args: &Args) -> anyhow::Result<Move> {
         let (from, to) = match (&args.kafka, &args.to_prefix, &args.to_data) {
             (Some(bootstrap), Some(prefix), None) => {
-                let old = TopicSet::of_flags(bootstrap, &args.cluster)?;
-                let new = old.renamed(bootstrap, &args.cluster, prefix)?;
-                match (&args.data, new) {
-                    (Some(data), Some(new)) if args.cluster.topic_prefix.is_none() => {
-                        (Place::Directory(data.clone()), Place::Topics(new))
-                    }
-                    // The default prefix: with --data there are no old topics that have it.
-                    (Some(data), None) if args.cluster.topic_prefix.is_none() => {
-                        (Place::Directory(data.clone()), Place::Topics(old))
-                    }
-                    (Some(data), _) => bail!(
+                let new = TopicSet::with_prefix(bootstrap, &args.cluster, prefix)?;
+                let from = match &args.data {
+                    Some(data) if args.cluster.topic_prefix.is_some() => bail!(
                         "with --data {} the old log is in that directory, so --topic-prefix (or ROLLCALL_TOPIC_PREFIX) names nothing; \
                          the prefix of the new topics is --to-prefix",
                         data.display()
                     ),
-                    (None, Some(new)) => (Place::Topics(old), Place::Topics(new)),
-                    (None, None) => {
-                        bail!(
-                            "--to-prefix {prefix} is the prefix of the old topics; the new log needs topics of its own"
-                        )
-                    }
+                    Some(data) => Place::Directory(data.clone()),
+                    None => Place::Topics(TopicSet::of_flags(bootstrap, &args.cluster)?),
+                };
+                if matches!(&from, Place::Topics(old) if old.has_prefix_of(&new)) {
+                    bail!("--to-prefix {prefix} is the prefix of the old topics; the new log needs topics of its own");
                 }
+                (from, Place::Topics(new))
             }
             (None, None, Some(data)) => {
                 let old = args.data.clone().unwrap_or_else(|| DEFAULT_DATA.into());

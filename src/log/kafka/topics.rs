@@ -232,8 +232,8 @@ pub enum Impossible {
 /// Which topics are to be made. Those that are there are left as they are, whatever [`judge`] finds.
 pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopics) -> Result<TopicPlan, Impossible> {
     let counted = || facts.topics.iter().filter(|(part, _)| !part.is_of_all());
-    let first = counted().next().map(|(_, topic)| topic.partitions);
-    let known = facts.made_with.or(first);
+    let first = counted().next();
+    let known = facts.made_with.or(first.map(|(_, topic)| topic.partitions));
     let partitions = wanted.partitions.or(known).unwrap_or(DEFAULT_PARTITIONS);
     if !(1..=PARTITIONS_MAX).contains(&partitions) {
         return Err(Impossible::Partitions(partitions));
@@ -248,8 +248,9 @@ pub fn plan(connection: &Connection, facts: &ClusterFacts, wanted: RequestedTopi
             });
         }
         if made_with != partitions {
+            let topic = first.map_or(ManagedTopic::Events, |(part, _)| *part);
             return Err(Impossible::OtherNumber {
-                topic: ManagedTopic::Events.name(connection),
+                topic: topic.name(connection),
                 is: made_with,
                 wanted: partitions,
             });
@@ -367,9 +368,7 @@ impl<'c> TopicChecker<'c> {
             findings: Vec::new(),
         }
     }
-}
 
-impl TopicChecker<'_> {
     fn found(&mut self, weight: Severity, part: ManagedTopic, what: impl Into<String>, fix: impl Into<String>) {
         self.findings.push(Finding {
             weight,
