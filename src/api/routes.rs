@@ -380,7 +380,8 @@ pub static ROUTES: [Route; RouteId::TimKick as usize + 1] = {
             Read,
             "Returns a user's newest changes, for any id.",
         )
-        .with(&const { [LIMIT, ID] }),
+        .with(&const { [LIMIT, ID] })
+        .by_nodes(),
         Route::new(
             RouteId::UserHistory,
             Get,

@@ -15,11 +15,11 @@ use crate::presence::event::Event;
 use crate::presence::state::{Phase, Slot, State, UserImage};
 use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
-use crate::store::{self, IndexMark, IndexReader, Indexed, MARK_CHANGES};
+use crate::store::{self, IndexMark, IndexReader, Indexed, MARK_CHANGES, Order};
 use crate::topics::Topic;
 use std::ops::ControlFlow;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 /// What one read returns at most.
 const LIMIT: Limit = Limit {
@@ -180,6 +180,7 @@ pub struct Past {
     pub(super) partition: Partition,
     pub(super) log: Arc<dyn Log>,
     pub(super) schemas: Schemas,
+    pub(super) oldest: Arc<OldestChange>,
     pub(super) index: Option<IndexView>,
     pub(super) time: Option<LogTime>,
     /// How many changes there are, and the counts after them.
@@ -232,15 +233,70 @@ impl Past {
 
     /// Returns the oldest change that the log has, if older ones are gone; `Some(None)` if all are gone.
     pub fn first_kept(&self) -> Result<Option<Option<Change>>, PastError> {
-        first_kept(&*self.log, &self.schemas, self.partition)
+        self.oldest.first_kept(&*self.log, &self.schemas, self.partition)
+    }
+
+    /// Returns how many of the first changes the log does not have any more.
+    fn gone_changes(&self) -> Result<u64, PastError> {
+        Ok(match self.first_kept()? {
+            None => 0,
+            Some(first) => first.map_or(self.changes, |first| first.seq - 1),
+        })
+    }
+
+    /// Returns the newest changes of a user that the log still has, the newest first and at most so many. None if the index
+    /// lacks some of them.
+    pub fn newest_changes_of(&self, user: &str, most: usize) -> Result<Option<Vec<Change>>, PastError> {
+        let Some(index) = &self.index else { return Ok(None) };
+        let gone = self.gone_changes()?;
+        let pending = index.pending.iter().rev().filter(|(number, _)| *number > gone);
+        let pending = pending
+            .take(most)
+            .map(|(number, value)| self.indexed_change(*number, value));
+        let mut found = pending.collect::<Result<Vec<Change>, PastError>>()?;
+        let among = Indexed {
+            from: index.stored.from.max(gone),
+            upto: index.stored.upto,
+        };
+        if among.from < among.upto && found.len() < most {
+            self.visit_indexed(index, user, among, Order::Falling, |change| {
+                found.push(change);
+                match found.len() < most {
+                    true => ControlFlow::Continue(()),
+                    false => ControlFlow::Break(()),
+                }
+            })?;
+        }
+        self.check_uncut(index)?;
+        let lacks_some = found.len() < most && index.stored.from > gone;
+        Ok((!lacks_some).then_some(found))
+    }
+
+    /// Visits the changes of a user that the index has stored.
+    fn visit_indexed(
+        &self,
+        index: &IndexView,
+        user: &str,
+        among: Indexed,
+        order: Order,
+        mut each: impl FnMut(Change) -> ControlFlow<()>,
+    ) -> Result<(), PastError> {
+        let mut read = Ok(());
+        index.reader.changes_of(user, among, order, |number, value| {
+            match self.indexed_change(number, value) {
+                Ok(change) => each(change),
+                Err(error) => {
+                    read = Err(error);
+                    ControlFlow::Break(())
+                }
+            }
+        })?;
+        read
     }
 
     /// Visits all changes of a user that the log still has, in order.
     pub fn changes_of(&self, user: &str, mut each: impl FnMut(&Change) -> ControlFlow<()>) -> Result<(), PastError> {
-        let gone = match self.first_kept()? {
-            None => 0,
-            Some(first) => first.map_or(self.changes, |first| first.seq - 1),
-        };
+        let gone = self.gone_changes()?;
         let Some(index) = &self.index else {
             return self.scan_changes_of(user, gone, self.changes, &mut each).map(drop);
         };
@@ -255,22 +311,12 @@ impl Past {
             from: index.stored.from.max(gone),
             upto: index.stored.upto,
         };
-        let mut failed = None;
         let mut done = ControlFlow::Continue(());
         if among.from < among.upto {
-            index.reader.changes_of(user, among, |number, value| {
-                done = match self.indexed_change(number, value) {
-                    Ok(change) => each(&change),
-                    Err(error) => {
-                        failed = Some(error);
-                        ControlFlow::Break(())
-                    }
-                };
+            self.visit_indexed(index, user, among, Order::Rising, |change| {
+                done = each(&change);
                 done
             })?;
-        }
-        if let Some(error) = failed {
-            return Err(error);
         }
         self.check_uncut(index)?;
         for (number, value) in index.pending.iter().filter(|(number, _)| *number > gone) {
@@ -607,19 +653,40 @@ fn change_of(schemas: &Schemas, partition: Partition, record: &Record) -> Result
         })
 }
 
-/// Returns the oldest change that the log has, if older ones are gone; `Some(None)` if all are gone.
-pub(super) fn first_kept(
-    log: &dyn Log,
-    schemas: &Schemas,
-    partition: Partition,
-) -> Result<Option<Option<Change>>, PastError> {
-    let start = log.range(Topic::Changes, partition)?.start;
-    if start == Offset(0) {
-        return Ok(None);
+/// The oldest change of a partition that the log has, which is read again only after retention has moved the start of the topic.
+#[derive(Default)]
+pub(super) struct OldestChange {
+    /// The start, and the change there.
+    known: Mutex<Option<(Offset, Change)>>,
+}
+
+impl OldestChange {
+    /// Returns the oldest change that the log has, if older ones are gone; `Some(None)` if all are gone.
+    pub fn first_kept(
+        &self,
+        log: &dyn Log,
+        schemas: &Schemas,
+        partition: Partition,
+    ) -> Result<Option<Option<Change>>, PastError> {
+        let start = log.range(Topic::Changes, partition)?.start;
+        if start == Offset(0) {
+            return Ok(None);
+        }
+        let known = self.known().clone();
+        if let Some((_, change)) = known.filter(|(at, _)| *at == start) {
+            return Ok(Some(Some(change)));
+        }
+        let Some(record) = first_record(log, Topic::Changes, partition, start)? else {
+            return Ok(Some(None));
+        };
+        let change = change_of(schemas, partition, &record)?;
+        *self.known() = Some((start, change.clone()));
+        Ok(Some(Some(change)))
     }
-    let first = first_record(log, Topic::Changes, partition, start)?;
-    let first = first.map(|record| change_of(schemas, partition, &record));
-    Ok(Some(first.transpose()?))
+
+    fn known(&self) -> MutexGuard<'_, Option<(Offset, Change)>> {
+        self.known.lock().unwrap_or_else(PoisonError::into_inner)
+    }
 }
 
 /// Returns the first record from an offset on.

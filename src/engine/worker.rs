@@ -21,7 +21,7 @@ use super::checkpoints::set_aside;
 use super::fencing::Fencing;
 use super::outcomes::Outcomes;
 use super::partition::{NotTakenOver, PartitionProcessor};
-use super::past::{self, Past, PastOf};
+use super::past::{OldestChange, Past, PastOf};
 use super::progress::Progress;
 use super::rejected::Groups;
 use super::users::UsersReply;
@@ -201,6 +201,7 @@ pub struct Worker {
     is_ahead: bool,
     /// When the index of changes is cut next to what the log still has, by the monotonic clock.
     index_cut_at_ms: u64,
+    oldest_change: Arc<OldestChange>,
     /// What the end came to.
     result: Result<(), Error>,
 }
@@ -246,6 +247,7 @@ impl Worker {
             refusal: None,
             is_ahead: false,
             index_cut_at_ms: 0,
+            oldest_change: Arc::default(),
             result: Ok(()),
         }
     }
@@ -381,7 +383,7 @@ impl Worker {
                 if processor.index().is_some() && now_ms >= self.index_cut_at_ms {
                     self.index_cut_at_ms = now_ms + INDEX_CUT_MS;
                     let (log, schemas) = (&*self.dependencies.log, &self.dependencies.services.schemas);
-                    match past::first_kept(log, schemas, self.partition) {
+                    match self.oldest_change.first_kept(log, schemas, self.partition) {
                         Ok(first) => processor.cut_index(first),
                         Err(error) => {
                             tracing::debug!(partition = %self.partition, %error, "the index of changes is cut later");

@@ -17,10 +17,11 @@ use std::ops::ControlFlow;
 use std::sync::Arc;
 use tokio::sync::Notify;
 
-/// The limit of one read of one partition.
+/// The limit of one read of one partition. A subscription keeps what it has read until it is shown: on Kafka, reading from the middle
+/// of what was read is a new fetch.
 const READ: Limit = Limit {
-    records: 512,
-    bytes: 64 << 10,
+    records: 128,
+    bytes: 16 << 10,
 };
 /// `latest-50` starts 50 records before the end of each partition, or at its oldest record.
 const BEFORE_LATEST: &str = "latest-";
@@ -107,6 +108,8 @@ pub struct Following {
     places: TailSubscription,
     /// The partition that was read last, so that no partition has to wait until the others are quiet.
     turn: Partition,
+    /// What was read and is not shown yet.
+    rest: Option<ShownBatch>,
 }
 
 /// What a subscription does next.
@@ -137,8 +140,6 @@ pub struct LogRead {
     next: Offset,
     keys: Arc<BTreeSet<Vec<u8>>>,
     cursor: Cursor,
-    /// About how many bytes of records are wanted.
-    bytes: usize,
 }
 
 impl Following {
@@ -156,6 +157,7 @@ impl Following {
             keys,
             // The next partition after the last possible one is the first.
             turn: Partition(u32::MAX),
+            rest: None,
         }
     }
 
@@ -171,6 +173,9 @@ impl Following {
 
     /// Returns what to do next, for about so many bytes of records.
     pub fn next(&mut self, bytes: usize) -> Next {
+        if let Some(rest) = self.rest.take() {
+            return Next::Show(rest);
+        }
         loop {
             let Some(partition) = self.places.subscriber.take_dirty(self.turn) else {
                 return Next::Wait;
@@ -193,14 +198,12 @@ impl Following {
                     next,
                     keys: self.keys.clone(),
                     cursor: self.cursor.clone(),
-                    bytes,
                 }),
             };
         }
     }
 
-    /// Moves over a batch: calls `each` with every record and the cursor after it, until that breaks. The records after
-    /// it come again.
+    /// Moves over a batch: calls `each` with every record and the cursor after it, until that breaks. The records after it come next.
     pub fn show(&mut self, batch: ShownBatch, mut each: impl FnMut(&ShownRecord, &Cursor) -> ControlFlow<()>) {
         let ShownBatch {
             partition,
@@ -209,9 +212,6 @@ impl Following {
             has_more,
             is_passed: _,
         } = batch;
-        if has_more {
-            self.places.subscriber.mark(partition);
-        }
         let mut shown = shown.into_iter();
         for shown in shown.by_ref() {
             self.cursor.0.insert(partition, Offset(shown.offset.0 + 1));
@@ -219,12 +219,20 @@ impl Following {
                 break;
             }
         }
-        match shown.len() {
-            0 => {
-                let next = self.cursor.0.entry(partition).or_insert(end);
-                *next = end.max(*next);
-            }
-            _ => self.places.subscriber.mark(partition),
+        if shown.len() > 0 {
+            self.rest = Some(ShownBatch {
+                partition,
+                shown: shown.collect(),
+                end,
+                has_more,
+                is_passed: false,
+            });
+            return;
+        }
+        let next = self.cursor.0.entry(partition).or_insert(end);
+        *next = end.max(*next);
+        if has_more {
+            self.places.subscriber.mark(partition);
         }
     }
 
@@ -243,7 +251,7 @@ impl Following {
 }
 
 impl LogRead {
-    /// Reads about as many bytes as are wanted of the records that the subscription follows. Waits for the log.
+    /// Reads what comes next of the records that the subscription follows. Waits for the log.
     pub fn read(self, log: &dyn Log, schemas: &Schemas) -> Result<ShownBatch, ApiError> {
         let LogRead {
             topic,
@@ -251,7 +259,6 @@ impl LogRead {
             next,
             keys,
             mut cursor,
-            bytes,
         } = self;
         let mut records = Vec::new();
         match log.read(topic, partition, next, READ, &mut records) {
@@ -262,19 +269,11 @@ impl LogRead {
             }
             Err(error) => return Err(ApiError::from(error)),
         }
-        let (mut shown, mut end, mut left) = (Vec::new(), next, bytes);
-        for record in &records {
-            if left == 0 {
-                break;
-            }
-            end = Offset(record.offset.0 + 1);
-            let wanted = keys.is_empty() || record.key.as_ref().is_some_and(|key| keys.contains(key));
-            if wanted {
-                let one = show(topic, record, schemas)?;
-                left = left.saturating_sub(one.line.len());
-                shown.push(Arc::new(one));
-            }
-        }
+        let end = records.last().map_or(next, |last| Offset(last.offset.0 + 1));
+        let is_wanted = |key: &Option<Vec<u8>>| keys.is_empty() || key.as_ref().is_some_and(|key| keys.contains(key));
+        let wanted = records.iter().filter(|record| is_wanted(&record.key));
+        let shown = wanted.map(|record| show(topic, record, schemas).map(Arc::new));
+        let shown: Vec<Arc<ShownRecord>> = shown.collect::<Result<_, _>>()?;
         Ok(ShownBatch {
             partition,
             is_passed: end != next && shown.is_empty(),

@@ -6,12 +6,12 @@
 //! threads of its own and ends when nobody waits for the answer any more.
 
 use super::peers::{Asker, NoAnswer, moving, unreadable};
-use super::query::{flag, only, parameter};
+use super::query::{flag, number, only, parameter};
 use super::users::{required_id, user_of_path};
 use super::{ApiError, AppState};
-use crate::api::answers::{Explanation, PastTotals, UserHistory, Written};
+use crate::api::answers::{Explanation, PastTotals, UserChanges, UserHistory, Written};
 use crate::api::client::RouteRequest;
-use crate::api::routes::RouteId;
+use crate::api::routes::{CHANGES_DEFAULT, RouteId};
 use crate::audit::history::History;
 use crate::audit::snapshot::Totals;
 use crate::audit::time;
@@ -19,14 +19,18 @@ use crate::audit::why::Why;
 use crate::audit::why_now::{StatusChanges, WithoutFold, why_now};
 use crate::engine::QueryError;
 use crate::engine::past::{Past, PastError, PastOf};
-use crate::presence::change::Change;
+use crate::log::{self, Limit};
+use crate::presence::change::{Change, Output};
 use crate::presence::policy::Policy;
-use crate::presence::{LogTime, Partition};
+use crate::presence::{LogTime, Offset, Partition};
+use crate::schema::json::output_line;
 use crate::schema::partitioner::partition_of;
+use crate::topics::Topic;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
 use axum::response::Response;
+use serde_json::value::RawValue;
 use std::collections::BTreeSet;
 use std::ops::ControlFlow;
 use std::sync::Arc;
@@ -43,6 +47,10 @@ const READING: usize = 4;
 const FOLDING: usize = 1;
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(4);
+/// How long an index is waited for that has what the log has too.
+const INDEX_PATIENCE: Duration = Duration::from_secs(1);
+/// How far back the newest changes are looked for in the log.
+const CHANGES_SCANNED: u64 = 200_000;
 
 /// What questions about the past may cost this process.
 #[derive(Clone)]
@@ -111,6 +119,154 @@ fn time_of(app: &AppState, query: Option<&str>, name: &str) -> Result<Option<Log
     let time = time::parse(&text.replace(' ', "+"), app.engine.now_ms());
     let bad = |error| ApiError::bad_request("bad_parameter", format!("`{name}`: {error}"));
     time.map(Some).map_err(bad)
+}
+
+/// `GET /v1/users/{user}/changes`: the newest first, of those that the log still has. Where no index answers, the log is searched,
+/// and not too far back.
+pub async fn changes(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    user: Result<Path<String>, PathRejection>,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let user = user_of_path(user)?;
+    newest(&app, &Asker::of(&headers), RouteId::UserChanges, user, query.as_deref()).await
+}
+
+/// `GET /v1/user/changes?id=…`
+pub async fn changes_by_id(
+    State(app): State<AppState>,
+    headers: HeaderMap,
+    RawQuery(query): RawQuery,
+) -> Result<Response, ApiError> {
+    let id = required_id(query.as_deref(), RouteId::UserChangesById)?;
+    newest(
+        &app,
+        &Asker::of(&headers),
+        RouteId::UserChangesById,
+        id,
+        query.as_deref(),
+    )
+    .await
+}
+
+async fn newest(
+    app: &AppState,
+    asker: &Asker,
+    route: RouteId,
+    user: String,
+    query: Option<&str>,
+) -> Result<Response, ApiError> {
+    only(query, route)?;
+    let wanted = number(query, route, "limit")?.unwrap_or(CHANGES_DEFAULT) as usize;
+    let found = match newest_changes(app, asker, &user, wanted).await {
+        Some(found) => found,
+        None => newest_of_log(app, user, wanted).await?,
+    };
+    Ok(super::answer(&found))
+}
+
+/// Searches the end of the log for a user's newest changes.
+async fn newest_of_log(app: &AppState, user: String, wanted: usize) -> Result<UserChanges<Box<RawValue>>, ApiError> {
+    let (log, schemas) = (app.engine.log().clone(), app.engine.schemas().clone());
+    let partition = partition_of(&user, log.partitions());
+    let found = tokio::task::spawn_blocking(move || -> Result<UserChanges<Box<RawValue>>, ApiError> {
+        const CHUNK: u64 = 4_000;
+        let range = log.range(Topic::Changes, partition)?;
+        let least = range.start.0.max(range.end.0.saturating_sub(CHANGES_SCANNED));
+        let mut changes = Vec::new();
+        let mut unreadable = 0;
+        let mut upto = range.end.0;
+        while upto > least && changes.len() < wanted {
+            let from = least.max(upto.saturating_sub(CHUNK));
+            let mut records = Vec::new();
+            // On Kafka offsets have gaps, and the end may be one.
+            let mut next = Offset(from);
+            while next.0 < upto {
+                let limit = Limit {
+                    records: CHUNK as usize,
+                    bytes: usize::MAX,
+                };
+                let before = records.len();
+                match log.read(Topic::Changes, partition, next, limit, &mut records) {
+                    Ok(()) => {}
+                    // Retention came in between.
+                    Err(log::Error::Gone { start, .. }) if start > next => {
+                        next = start;
+                        continue;
+                    }
+                    Err(error) => return Err(error.into()),
+                }
+                match records.last().filter(|_| records.len() > before) {
+                    Some(last) => next = Offset(last.offset.0 + 1),
+                    None => break,
+                }
+            }
+            records.retain(|record: &crate::log::Record| record.offset.0 < upto);
+            for record in records
+                .iter()
+                .rev()
+                .filter(|record| record.key.as_deref() == Some(user.as_bytes()))
+            {
+                match schemas.change(&record.value)? {
+                    Ok(change) if changes.len() < wanted => changes.push(as_line(change)),
+                    Ok(_) => {}
+                    // Somebody else wrote it there.
+                    Err(malformed) => {
+                        tracing::warn!(%partition, offset = %record.offset, %malformed, "a change is unreadable");
+                        unreadable += 1;
+                    }
+                }
+            }
+            upto = from;
+        }
+        Ok(UserChanges {
+            changes,
+            unreadable: (unreadable > 0).then_some(unreadable),
+        })
+    });
+    found.await?
+}
+
+/// Returns a user's newest changes, the newest first, as the index has them on the node that has the user's partition. None where
+/// it does not answer soon or lacks some: the log has them too, which is slower to search.
+async fn newest_changes(app: &AppState, asker: &Asker, user: &str, most: usize) -> Option<UserChanges<Box<RawValue>>> {
+    let answer = tokio::time::timeout(INDEX_PATIENCE, newest_indexed(app, asker, user, most));
+    answer.await.ok().flatten()
+}
+
+async fn newest_indexed(app: &AppState, asker: &Asker, user: &str, most: usize) -> Option<UserChanges<Box<RawValue>>> {
+    let partition = partition_of(user, app.engine.log().partitions());
+    match app.engine.past(partition, PastOf::User(user.to_owned())).await {
+        Ok(past) => {
+            let user = user.to_owned();
+            let bounds = &app.past;
+            let found = read(&bounds.reading, vec![past], bounds.records, move |pasts| {
+                let newest = pasts.first().map(|past| past.newest_changes_of(&user, most));
+                Ok(newest.transpose()?.flatten())
+            });
+            let changes = found.await.ok()??;
+            Some(UserChanges {
+                changes: changes.into_iter().map(as_line).collect(),
+                unreadable: None,
+            })
+        }
+        Err(QueryError::Elsewhere) => {
+            let peers = app.peers.as_ref()?;
+            let url = peers.elsewhere(partition, asker).ok()?;
+            let limit = most.to_string();
+            let asked = RouteRequest::new(RouteId::UserChangesById, &[("id", user), ("limit", &limit)]);
+            peers.ask(&url, asked).await.ok()
+        }
+        Err(_) => None,
+    }
+}
+
+/// Writes a change as in a subscription.
+fn as_line(change: Change) -> Box<RawValue> {
+    let mut line = Vec::new();
+    output_line(&mut line, &Output::Change(change));
+    serde_json::from_slice(&line).expect("the line of a change is JSON")
 }
 
 /// What is asked about one user.

@@ -6,19 +6,16 @@ use super::peers::{Asker, unreadable};
 use super::query::{number, only, parameter};
 use super::standby::{Answered, Part};
 use super::{ApiError, AppState, Peers, standby};
-use crate::api::answers::{UserChanges, Users};
+use crate::api::answers::Users;
 use crate::api::client::RouteRequest;
 use crate::api::error::ErrorAnswer;
 use crate::api::requests::{Texts, UsersQuery};
-use crate::api::routes::{CHANGES_DEFAULT, RouteId, USERS};
+use crate::api::routes::{RouteId, USERS};
 use crate::engine::QueryError;
-use crate::log::{self, Limit};
-use crate::presence::change::{Change, Output};
 use crate::presence::event::bounds;
 use crate::presence::{Offset, Partition};
-use crate::schema::json::{Object, output_line};
+use crate::schema::json::Object;
 use crate::schema::partitioner::partition_of;
-use crate::topics::Topic;
 use axum::extract::rejection::PathRejection;
 use axum::extract::{Path, RawQuery, State};
 use axum::http::{HeaderMap, StatusCode};
@@ -31,8 +28,6 @@ use std::time::Duration;
 const AT_LEAST_WAIT: Duration = Duration::from_secs(5);
 /// The code of an answer that could not wait for `at_least` any longer.
 const NOT_YET: &str = "not_yet";
-/// How far back the newest changes are looked for.
-const CHANGES_SCANNED: u64 = 200_000;
 
 /// `GET /v1/users/{user}`
 pub async fn user(
@@ -370,92 +365,6 @@ pub(super) async fn ask_node<T: FoundUser>(
         None => Found::Unread(format!("the node {url} could not read it")),
     });
     Ok(each.collect())
-}
-
-/// `GET /v1/users/{user}/changes`: the newest first, of those that the log still has and not too far back.
-pub async fn changes(
-    State(app): State<AppState>,
-    user: Result<Path<String>, PathRejection>,
-    RawQuery(query): RawQuery,
-) -> Result<Response, ApiError> {
-    let user = user_of_path(user)?;
-    newest(&app, RouteId::UserChanges, user, query.as_deref()).await
-}
-
-/// `GET /v1/user/changes?id=…`
-pub async fn changes_by_id(State(app): State<AppState>, RawQuery(query): RawQuery) -> Result<Response, ApiError> {
-    let id = required_id(query.as_deref(), RouteId::UserChangesById)?;
-    newest(&app, RouteId::UserChangesById, id, query.as_deref()).await
-}
-
-async fn newest(app: &AppState, route: RouteId, user: String, query: Option<&str>) -> Result<Response, ApiError> {
-    only(query, route)?;
-    let wanted = number(query, route, "limit")?.unwrap_or(CHANGES_DEFAULT) as usize;
-    let (log, schemas) = (app.engine.log().clone(), app.engine.schemas().clone());
-    let partition = partition_of(&user, log.partitions());
-    let found = tokio::task::spawn_blocking(move || -> Result<UserChanges<Box<RawValue>>, ApiError> {
-        const CHUNK: u64 = 4_000;
-        let range = log.range(Topic::Changes, partition)?;
-        let least = range.start.0.max(range.end.0.saturating_sub(CHANGES_SCANNED));
-        let mut changes = Vec::new();
-        let mut unreadable = 0;
-        let mut upto = range.end.0;
-        while upto > least && changes.len() < wanted {
-            let from = least.max(upto.saturating_sub(CHUNK));
-            let mut records = Vec::new();
-            // On Kafka offsets have gaps, and the end may be one.
-            let mut next = Offset(from);
-            while next.0 < upto {
-                let limit = Limit {
-                    records: CHUNK as usize,
-                    bytes: usize::MAX,
-                };
-                let before = records.len();
-                match log.read(Topic::Changes, partition, next, limit, &mut records) {
-                    Ok(()) => {}
-                    // Retention came in between.
-                    Err(log::Error::Gone { start, .. }) if start > next => {
-                        next = start;
-                        continue;
-                    }
-                    Err(error) => return Err(error.into()),
-                }
-                match records.last().filter(|_| records.len() > before) {
-                    Some(last) => next = Offset(last.offset.0 + 1),
-                    None => break,
-                }
-            }
-            records.retain(|record: &crate::log::Record| record.offset.0 < upto);
-            for record in records
-                .iter()
-                .rev()
-                .filter(|record| record.key.as_deref() == Some(user.as_bytes()))
-            {
-                match schemas.change(&record.value)? {
-                    Ok(change) if changes.len() < wanted => changes.push(as_line(change)),
-                    Ok(_) => {}
-                    // Somebody else wrote it there.
-                    Err(malformed) => {
-                        tracing::warn!(%partition, offset = %record.offset, %malformed, "a change is unreadable");
-                        unreadable += 1;
-                    }
-                }
-            }
-            upto = from;
-        }
-        Ok(UserChanges {
-            changes,
-            unreadable: (unreadable > 0).then_some(unreadable),
-        })
-    });
-    Ok(super::answer(&found.await??))
-}
-
-/// Writes a change as in a subscription.
-fn as_line(change: Change) -> Box<RawValue> {
-    let mut line = Vec::new();
-    output_line(&mut line, &Output::Change(change));
-    serde_json::from_slice(&line).expect("the line of a change is JSON")
 }
 
 #[cfg(test)]

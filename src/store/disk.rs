@@ -4,8 +4,7 @@
 use crate::rocks::{self, Meaning};
 use rocksdb::checkpoint::Checkpoint;
 use rocksdb::{
-    BlockBasedOptions, Cache, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, Direction, FlushOptions, IteratorMode,
-    Options,
+    BlockBasedOptions, Cache, DB, DBCompressionType, DEFAULT_COLUMN_FAMILY_NAME, FlushOptions, IteratorMode, Options,
 };
 use rocksdb::{ReadOptions, WriteBatch, WriteOptions};
 use std::ops::ControlFlow;
@@ -108,7 +107,14 @@ pub trait SharedRows: Send + Sync {
     fn get(&self, key: &[u8]) -> Result<Option<Vec<u8>>, DiskError>;
 
     /// Visits the keys from `from` on and before `before`.
-    fn look(&self, from: &[u8], before: &[u8], look: Visitor<'_>) -> Result<(), DiskError>;
+    fn look(&self, from: &[u8], before: &[u8], order: Order, look: Visitor<'_>) -> Result<(), DiskError>;
+}
+
+/// In which order keys are visited.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Order {
+    Rising,
+    Falling,
 }
 
 /// Opens a directory that no process has open, for reading only.
@@ -148,19 +154,29 @@ impl SharedRows for DB {
         DB::get(self, key).map_err(|error| failed(self.path(), error))
     }
 
-    fn look(&self, from: &[u8], before: &[u8], look: Visitor<'_>) -> Result<(), DiskError> {
-        visit(self, from, before, false, look)
+    fn look(&self, from: &[u8], before: &[u8], order: Order, look: Visitor<'_>) -> Result<(), DiskError> {
+        visit(self, (from, before), order, false, look)
     }
 }
 
-fn visit(db: &DB, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
+fn visit(
+    db: &DB,
+    (from, before): (&[u8], &[u8]),
+    order: Order,
+    ahead: bool,
+    look: Visitor<'_>,
+) -> Result<(), DiskError> {
     let mut options = ReadOptions::default();
     options.set_iterate_lower_bound(from);
     options.set_iterate_upper_bound(before);
     if ahead {
         options.set_readahead_size(1 << 20);
     }
-    for entry in db.iterator_opt(IteratorMode::From(from, Direction::Forward), options) {
+    let mode = match order {
+        Order::Rising => IteratorMode::Start,
+        Order::Falling => IteratorMode::End,
+    };
+    for entry in db.iterator_opt(mode, options) {
         let (key, value) = entry.map_err(|error| failed(db.path(), error))?;
         if look(&key, &value).is_break() {
             break;
@@ -191,7 +207,7 @@ impl Disk for Arc<DB> {
     }
 
     fn look(&self, from: &[u8], before: &[u8], ahead: bool, look: Visitor<'_>) -> Result<(), DiskError> {
-        visit(self, from, before, ahead, look)
+        visit(self, (from, before), Order::Rising, ahead, look)
     }
 
     fn write(&self, batch: WriteBatch) -> Result<(), DiskError> {

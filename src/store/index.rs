@@ -10,7 +10,7 @@
 //!
 //! [`Change::seq`]: crate::presence::change::Change::seq
 
-use super::disk::SharedRows;
+use super::disk::{Order, SharedRows};
 use super::image::{Bytes, put_number};
 use super::{Commit, Error, Store, failed, keys};
 use crate::presence::LogTime;
@@ -138,20 +138,26 @@ impl IndexReader {
         indexed.transpose()
     }
 
-    /// Visits the changes of a user with their numbers, in order.
+    /// Visits the changes of a user with their numbers.
     pub fn changes_of(
         &self,
         user: &str,
         among: Indexed,
+        order: Order,
         mut each: impl FnMut(u64, &[u8]) -> ControlFlow<()>,
     ) -> Result<(), Error> {
         let mut done = ControlFlow::Continue(());
         let mut unreadable = false;
-        for segment in keys::segment_of(among.from + 1)..=keys::segment_of(among.upto) {
+        let (first, last) = (keys::segment_of(among.from + 1), keys::segment_of(among.upto));
+        for nth in 0..=last.saturating_sub(first) {
+            let segment = match order {
+                Order::Rising => first + nth,
+                Order::Falling => last - nth,
+            };
             let from = keys::changes_of(segment, user);
             let mut before = from.clone();
             before.extend_from_slice(&[u8::MAX; 4]);
-            let looked = self.rows.look(&from, &before, &mut |key, value| {
+            let looked = self.rows.look(&from, &before, order, &mut |key, value| {
                 let Some(number) = keys::read_change(key) else {
                     unreadable = true;
                     return ControlFlow::Break(());

@@ -14,7 +14,7 @@ pub mod keys;
 mod rows;
 
 pub use beats::SlotBeats;
-pub use disk::{Disk, DiskError, SharedRows, Visitor, cache_bytes, set_cache_bytes};
+pub use disk::{Disk, DiskError, Order, SharedRows, Visitor, cache_bytes, set_cache_bytes};
 pub use image::SavedPartition;
 pub use index::{IndexMark, IndexReader, Indexed, MARK_CHANGES};
 

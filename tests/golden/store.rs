@@ -10,7 +10,7 @@ use rollcall::presence::state::{
 };
 use rollcall::presence::{Conn, Epoch, KickedBy, LogTime, LostBy, Offset, Partition, Revision, Status};
 use rollcall::store::{
-    Applied, Disk, DiskError, DueKey, Error, IndexMark, Indexed, SharedRows, SlotBeats, Store, UserLocation,
+    Applied, Disk, DiskError, DueKey, Error, IndexMark, Indexed, Order, SharedRows, SlotBeats, Store, UserLocation,
 };
 use rollcall::store::{Visitor, keys, read_away};
 use std::collections::BTreeMap;
@@ -78,8 +78,16 @@ impl SharedRows for Rows {
         Disk::get(self, key)
     }
 
-    fn look(&self, from: &[u8], before: &[u8], look: Visitor<'_>) -> Result<(), DiskError> {
-        Disk::look(self, from, before, false, look)
+    fn look(&self, from: &[u8], before: &[u8], order: Order, look: Visitor<'_>) -> Result<(), DiskError> {
+        let rows = self.0.lock().unwrap();
+        let range = rows.range::<[u8], _>((Bound::Included(from), Bound::Excluded(before)));
+        let rows: Vec<_> = match order {
+            Order::Rising => range.collect(),
+            Order::Falling => range.rev().collect(),
+        };
+        let mut rows = rows.into_iter();
+        let _ = rows.try_for_each(|(key, value)| look(key, value));
+        Ok(())
     }
 }
 
@@ -430,15 +438,20 @@ fn the_golden_rows_of_a_store_are_read_as_what_they_were() {
     assert_eq!(store.indexed().expect("read"), Some(INDEXED));
     assert_eq!(reader.mark(4_096).expect("read"), Some(index_mark()));
     for user in ["alice", "al", "a"] {
-        let mut found = Vec::new();
-        let each = |number, record: &[u8]| {
-            found.push((number, record.to_vec()));
-            ControlFlow::Continue(())
-        };
-        reader.changes_of(user, INDEXED, each).expect("read");
-        let of_user = changes().into_iter().filter(|(_, of, _)| *of == user);
-        let expected = of_user.map(|(number, _, record)| (number, record.to_vec()));
-        assert_eq!(found, expected.collect::<Vec<_>>());
+        for order in [Order::Rising, Order::Falling] {
+            let mut found = Vec::new();
+            let each = |number, record: &[u8]| {
+                found.push((number, record.to_vec()));
+                ControlFlow::Continue(())
+            };
+            reader.changes_of(user, INDEXED, order, each).expect("read");
+            let of_user = changes().into_iter().filter(|(_, of, _)| *of == user);
+            let mut expected: Vec<_> = of_user.map(|(number, _, record)| (number, record.to_vec())).collect();
+            if order == Order::Falling {
+                expected.reverse();
+            }
+            assert_eq!(found, expected);
+        }
     }
 
     let rows = golden_rows("empty");

@@ -148,6 +148,26 @@ fn audit(arguments: &[&str], files: &[String]) -> Vec<String> {
     text.lines().map(str::to_owned).collect()
 }
 
+/// Asks the server for a user's newest changes.
+fn compare_newest(house: &House, changes: &[Change], user: &str, about: &str) {
+    let of_user = changes.iter().filter(|change| &*change.user == user);
+    let lines: Vec<String> = of_user.map(line).collect();
+    for limit in [1, 2, 7, 20, 100] {
+        let newest: Vec<&str> = lines.iter().rev().take(limit).map(String::as_str).collect();
+        let asked = house.get(&format!("/v1/user/changes?id={}&limit={limit}", encoded(user)));
+        asked.ok();
+        let expected = format!("{{\"changes\":[{}]}}", newest.join(","));
+        assert_eq!(asked.body, expected, "{about}: the newest {limit} of {user}");
+    }
+}
+
+/// A change as subscriptions show it.
+fn line(change: &Change) -> String {
+    let mut line = Vec::new();
+    schema_json::output_line(&mut line, &Output::Change(change.clone()));
+    String::from_utf8(line).expect("UTF-8")
+}
+
 /// Asks the server and the command the same about a few users and moments.
 fn compare(house: &House, world: &World, about: &str) {
     let changes = world.changes();
@@ -182,7 +202,9 @@ fn compare(house: &House, world: &World, about: &str) {
         let asked = house.get(&format!("/v1/users/{}/why", encoded(user)));
         asked.ok();
         assert_eq!(vec![asked.body], audit(&["why", user], &files), "{about}: why {user}");
+        compare_newest(house, &changes, user, about);
     }
+    compare_newest(house, &changes, "nobody at all", about);
     for (number, user) in users.iter().enumerate() {
         let (from, to) = (moments[number % moments.len()], moments[(number + 1) % moments.len()]);
         let (from, to) = (from.min(to).to_string(), from.max(to).to_string());
@@ -359,6 +381,7 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
     house.wait_until_folded();
     // Why a user has its status now is in the user's changes and its state; a time before needs a fold.
     let why = house.get("/v1/users/alice/why").ok();
+    compare_newest(&house, &changes(&log), "alice", "all are kept");
     assert_eq!(
         (&why["status"], &why["steps"][0]["cause"]),
         (&json!("offline"), &json!("logout"))
@@ -391,6 +414,7 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
     for topic in [Topic::Changes, Topic::Events] {
         log.drop_before(topic, ONLY, Offset(4)).expect("dropped");
     }
+    compare_newest(&house, &changes(&log), "alice", "four are gone");
     // The oldest change that is left is of 3,000.
     let kept = house.get("/v1/users/alice/history").ok();
     assert_eq!(kept["intervals"][0]["from"], 3_000, "{kept}");
@@ -406,6 +430,10 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
     assert_eq!(house.get("/v1/users/alice/why").ok(), why);
     house.get("/v1/users/alice/why?at=3999").error(410, "gone");
     house.get("/v1/at?time=2999").error(410, "gone");
+    for start in [6, 8] {
+        log.drop_before(Topic::Changes, ONLY, Offset(start)).expect("dropped");
+        compare_newest(&house, &changes(&log), "alice", &format!("{start} are gone"));
+    }
     drop(house);
     // The next owner of the partition removes from the index what the log has dropped.
     let house = House::on(log.clone(), clock, Some(directory.path()), tuning, Some(3));
@@ -414,7 +442,36 @@ fn what_is_gone_or_too_much_to_be_read_is_said() {
     drop(house);
     let store = directory_of(directory.path(), ONLY);
     let store = Store::open_to_look(&store).expect("a store");
-    assert_eq!(store.indexed().expect("readable"), Some(Indexed { from: 4, upto: 9 }));
+    assert_eq!(store.indexed().expect("readable"), Some(Indexed { from: 8, upto: 9 }));
+}
+
+#[test]
+fn the_newest_changes_of_a_user_are_found_however_many_others_came_after() {
+    const OTHERS: u64 = 200_001;
+    let clock = Arc::new(ManualClock::new(1_000));
+    let log = Arc::new(MemoryLog::new(1, clock.clone()));
+    let directory = tempfile::tempdir().expect("a directory");
+    let tuning = Tuning::default();
+    let house = House::on(log.clone(), clock.clone(), Some(directory.path()), tuning, None);
+    house.publish(&[connect("alice", 1)]);
+    let logins: Vec<Value> = (0..OTHERS).map(|number| connect(&format!("u{number}"), 1)).collect();
+    for part in logins.chunks(10_000) {
+        house.publish(part);
+    }
+    house.wait_until_folded();
+    let found = house.get("/v1/users/alice/changes").ok();
+    assert_eq!(found["changes"][0]["id"], "0-0-0", "{found}");
+    // Without an index they are searched in the log, as far back as the documentation says.
+    drop(house);
+    let unindexed = Tuning {
+        index_changes: 0,
+        ..tuning
+    };
+    let house = House::on(log, clock, Some(directory.path()), unindexed, None);
+    house.wait_until_folded();
+    assert_eq!(house.get("/v1/users/alice/changes").ok(), json!({"changes": []}));
+    let newest = house.get(&format!("/v1/users/u{}/changes", OTHERS - 1)).ok();
+    assert_eq!(newest["changes"][0]["id"], format!("0-{OTHERS}-0"), "{newest}");
 }
 
 #[test]

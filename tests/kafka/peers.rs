@@ -152,6 +152,15 @@ fn the_past_is_answered_across_nodes(nodes: &[Node]) {
     for number in 0..16 {
         let history = same(&format!("/v1/users/u{number}/history?from=0"));
         assert_eq!(history["intervals"][0]["cause"], "login", "{history}");
+        let newest = same(&format!("/v1/users/u{number}/changes?limit=1"));
+        assert_eq!(
+            (
+                &newest["changes"][0]["user"],
+                newest["changes"].as_array().map(Vec::len)
+            ),
+            (&json!(format!("u{number}")), Some(1)),
+            "{newest}"
+        );
         let since = &history["intervals"][0]["from"];
         let why = same(&format!("/v1/users/u{number}/why?at={since}"));
         assert_eq!(

@@ -146,6 +146,7 @@ impl Worker {
             partition: self.partition,
             log: self.dependencies.log.clone(),
             schemas: self.dependencies.services.schemas.clone(),
+            oldest: self.oldest_change.clone(),
             index,
             time: processor.state().time(),
             changes: processor.state().seq(),

@@ -23,8 +23,11 @@ const READERS_MIN: usize = 16;
 /// A reader that was not used for so long has nobody who comes back to it.
 const ABANDONED_MS: u64 = 2_000;
 /// A reader that was not used for so long ends. Its client goes on fetching the partition meanwhile, and nobody takes what it has: up
-/// to 2,000 records or 1 MiB.
+/// to 500 records or 512 KiB, and what a fetch returned beyond that.
 const KEPT_MS: u64 = 30_000;
+/// How long a broker waits with the answer to a fetch until there are records. Nobody waits here for new ones, and a fetch of other
+/// records waits for the answer.
+const FETCH_WAIT_MS: &str = "20";
 /// How long one waits for a turn.
 const TURN: Duration = Duration::from_secs(10);
 /// How long a reader waits for the first record.
@@ -80,10 +83,12 @@ impl HistoryReaders {
     /// With a client's settings. Makes no client until somebody reads.
     pub fn new(mut config: ClientConfig, clock: Arc<dyn Clock>, partitions: u32) -> HistoryReaders {
         config
-            // Many partitions may be read ahead of at a time, by readers who do not come back.
-            .set("queued.min.messages", "2000")
-            .set("queued.max.messages.kbytes", "1024")
-            .set("fetch.message.max.bytes", "1048576");
+            // Many partitions may be read ahead of at a time, by readers who do not come back. What a fetch returns is compressed, and
+            // takes ten times as much when it is not.
+            .set("queued.min.messages", "500")
+            .set("queued.max.messages.kbytes", "512")
+            .set("fetch.message.max.bytes", "131072")
+            .set("fetch.wait.max.ms", FETCH_WAIT_MS);
         HistoryReaders {
             config,
             clock,

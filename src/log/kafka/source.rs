@@ -90,12 +90,12 @@ impl Source {
             .set("auto.offset.reset", "error")
             .set("enable.auto.commit", "false")
             .set("enable.auto.offset.store", "false")
-            .set("enable.partition.eof", "true")
+            .set("enable.partition.eof", "true");
+        for (key, value) in [
             // How long librdkafka pauses fetching once enough is queued. With the default of a second it paused for
             // four of five seconds while catching up.
-            .set("fetch.queue.backoff.ms", "2")
-            .set("fetch.wait.max.ms", FETCH_WAIT_MS);
-        for (key, value) in [
+            ("fetch.queue.backoff.ms", "2"),
+            ("fetch.wait.max.ms", FETCH_WAIT_MS),
             ("queued.min.messages", "200000"),
             ("queued.max.messages.kbytes", "32768"),
             ("fetch.message.max.bytes", "4194304"),
