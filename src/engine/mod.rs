@@ -26,6 +26,7 @@ mod placement;
 mod progress;
 mod reconcile;
 pub mod rejected;
+mod seek;
 mod standbys;
 mod traced;
 mod traced_append;

@@ -9,6 +9,7 @@
 use super::QueryError;
 use super::census::Census;
 use super::rejected::decode;
+use super::seek::{self, Point};
 use crate::log::{self, Limit, Log, Range, Record};
 use crate::presence::change::{Cause, Change};
 use crate::presence::event::Event;
@@ -406,7 +407,7 @@ impl Past {
             };
         }
         let mut left = self.most;
-        let from = self.offset_of(number + 1)?;
+        let from = self.offset_near(number + 1, gone)?;
         self.read(Topic::Changes, from, |record| {
             let change = change_of(&self.schemas, self.partition, record)?;
             if change.seq <= number {
@@ -495,34 +496,37 @@ impl Past {
         Ok(None)
     }
 
-    /// Returns where the change of a number is in the topic, or an offset before it and after the change before.
-    fn offset_of(&self, number: u64) -> Result<Offset, PastError> {
+    /// Returns where the change of a number is in the topic, or an offset a little before it. `gone`: the changes up to this number are
+    /// gone.
+    fn offset_near(&self, number: u64, gone: u64) -> Result<Offset, PastError> {
         let Range { start, end } = self.log.range(Topic::Changes, self.partition)?;
-        let (mut low, mut high) = (start.0, end.0);
         if number > self.changes {
             return Ok(end);
         }
-        // Offsets are numbers where nothing but changes has any: on Kafka marks of transactions have some too.
-        let mut probe = (number - 1).clamp(low, high);
-        while low < high {
-            match self.first_from(Offset(probe), Offset(high))? {
-                Some((offset, found)) if found < number => low = offset + 1,
-                Some((offset, found)) if found == number => return Ok(Offset(offset)),
-                Some(_) | None => high = probe,
-            }
-            probe = low + (high - low) / 2;
-        }
-        Ok(Offset(low))
+        let point = |offset: Offset, number| Point {
+            offset: offset.0,
+            number,
+        };
+        let near = seek::offset_near(number, point(start, gone + 1), point(end, self.changes + 1), |among| {
+            self.first_among(among)
+        });
+        near.map(Offset)
     }
 
-    /// Returns offset and number of the first change at or after an offset and before another.
-    fn first_from(&self, from: Offset, before: Offset) -> Result<Option<(u64, u64)>, PastError> {
-        let record = first_record(&*self.log, Topic::Changes, self.partition, from)?;
-        let Some(record) = record.filter(|record| record.offset < before) else {
+    /// Returns the first change at or after an offset and before another.
+    fn first_among(&self, among: std::ops::Range<u64>) -> Result<Option<Point>, PastError> {
+        if self.given_up.load(Ordering::Relaxed) {
+            return Err(PastError::GivenUp);
+        }
+        let record = first_record(&*self.log, Topic::Changes, self.partition, Offset(among.start))?;
+        let Some(record) = record.filter(|record| record.offset.0 < among.end) else {
             return Ok(None);
         };
         let change = change_of(&self.schemas, self.partition, &record)?;
-        Ok(Some((record.offset.0, change.seq)))
+        Ok(Some(Point {
+            offset: record.offset.0,
+            number: change.seq,
+        }))
     }
 
     /// Visits all events in order, up to what the partition has folded: offset, timestamp, and the event, `None` for a

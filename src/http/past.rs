@@ -45,6 +45,8 @@ const USER_CHANGES_MAX: usize = 100_000;
 /// How many questions that mostly read the index are answered at a time, and how many that fold a partition.
 const READING: usize = 4;
 const FOLDING: usize = 1;
+/// How many partitions one question reads at the same time.
+const COUNTED_AT_A_TIME: usize = 8;
 /// How long a request waits for its turn.
 const TURN: Duration = Duration::from_secs(4);
 /// How long an index is waited for that has what the log has too.
@@ -514,11 +516,7 @@ pub async fn at(
     let mut behind: Vec<u32> = here.iter().filter(is_behind).map(|past| past.partition().0).collect();
     let bounds = &app.past;
     let local = read(&bounds.reading, here, bounds.records, move |pasts| {
-        let mut totals = Totals::default();
-        for past in &pasts {
-            totals.add(&Totals::from(&past.census_at(time, as_known)?));
-        }
-        Ok(totals)
+        totals_at(&pasts, time, as_known)
     });
     let others = others_at(&app, &asker, &elsewhere, time, as_known);
     let (local, others) = tokio::join!(local, others);
@@ -532,6 +530,31 @@ pub async fn at(
         heard: asker.is_node().then_some(heard),
         ..totals.line(time, as_known, behind)
     }))
+}
+
+/// Counts several partitions at a time, since on Kafka each waits for a few fetches.
+fn totals_at(pasts: &[Past], time: LogTime, as_known: bool) -> Result<Totals, PastError> {
+    let count = |pasts: &[Past]| -> Result<Totals, PastError> {
+        let mut totals = Totals::default();
+        for past in pasts {
+            totals.add(&Totals::from(&past.census_at(time, as_known)?));
+        }
+        Ok(totals)
+    };
+    let chunk = pasts.len().div_ceil(COUNTED_AT_A_TIME).max(1);
+    std::thread::scope(|scope| {
+        let counting = pasts.chunks(chunk).map(|pasts| scope.spawn(move || count(pasts)));
+        let counting: Vec<_> = counting.collect();
+        let mut totals = Totals::default();
+        for counted in counting {
+            totals.add(
+                &counted
+                    .join()
+                    .unwrap_or_else(|panic| std::panic::resume_unwind(panic))?,
+            );
+        }
+        Ok(totals)
+    })
 }
 
 /// Asks the other nodes about their partitions, all of which must be heard of.
