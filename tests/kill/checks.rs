@@ -19,6 +19,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 pub struct Shelf {
+    /// Those that are folded, which is all but ticks: the process adds ticks until it ends.
     pub events: Vec<Record>,
     /// As lines, by the place of their topic in [`FOLLOWED`].
     pub outputs: [Vec<String>; 2],
@@ -60,8 +61,16 @@ pub fn read_log(data: &Path) -> Vec<Shelf> {
             assert_eq!(record.key.as_deref(), Some(kick.gateway.as_bytes()));
             line(Output::Kick(kick))
         };
+        let mut owned = log.take_up(partition).expect("nobody has it");
+        let folded = owned.position().expect("readable").next.0 as usize;
+        let mut events = records(Topic::Events, partition);
+        let left: Vec<Value> = events
+            .drain(folded.min(events.len())..)
+            .map(|record| as_sent(&record))
+            .collect();
+        assert!(left.iter().all(|event| *event == tick()), "not folded: {left:?}");
         Shelf {
-            events: records(Topic::Events, partition),
+            events,
             outputs: [
                 records(Topic::Changes, partition).iter().map(change).collect(),
                 records(Topic::Kicks, partition).iter().map(kick).collect(),
@@ -69,6 +78,10 @@ pub fn read_log(data: &Path) -> Vec<Shelf> {
         }
     };
     (0..PARTITIONS).map(Partition).map(shelf).collect()
+}
+
+fn tick() -> Value {
+    json!({"type": "tick"})
 }
 
 pub fn line(output: Output) -> String {
@@ -170,7 +183,6 @@ pub fn check_events(shelves: &[Shelf], requests: &[Request]) {
             *unanswered.entry((*partition, event.to_string())).or_default() += attempts;
         }
     }
-    let tick = json!({"type": "tick"});
     let first = rollcall::schema::policy::parse_policy(&first_policy().to_string()).expect("a policy");
     for (partition, (events, known)) in (0..).map(Partition).zip(sent.iter().zip(&known)) {
         let others = events.iter().zip(known).enumerate().filter(|(_, (_, known))| !**known);
@@ -182,7 +194,7 @@ pub fn check_events(shelves: &[Shelf], requests: &[Request]) {
                     Ok(first.clone()),
                     "the first record is the policy that was given"
                 );
-            } else if *event != tick {
+            } else if *event != tick() {
                 let left = unanswered
                     .get_mut(&(partition, event.to_string()))
                     .filter(|left| **left > 0);
