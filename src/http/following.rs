@@ -250,7 +250,19 @@ impl Following {
     }
 }
 
+impl ShownBatch {
+    /// Returns where the subscription is after it.
+    pub fn end(&self) -> Offset {
+        self.end
+    }
+}
+
 impl LogRead {
+    /// Returns what it reads, and from where.
+    pub fn begins_at(&self) -> (Partition, Offset) {
+        (self.partition, self.next)
+    }
+
     /// Reads what comes next of the records that the subscription follows. Waits for the log.
     pub fn read(self, log: &dyn Log, schemas: &Schemas) -> Result<ShownBatch, ApiError> {
         let LogRead {

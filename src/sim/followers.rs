@@ -125,6 +125,8 @@ struct Client {
     passed: BTreeMap<Partition, usize>,
     /// The process that serves it, and its subscription there.
     open: Option<(usize, Following)>,
+    /// By partition, up to where that subscription has read the log.
+    read_upto: BTreeMap<Partition, Offset>,
 }
 
 impl Client {
@@ -165,6 +167,7 @@ impl Followers {
             after: (*random.pick(&["earliest", "earliest", "latest", "latest-3"])).to_owned(),
             passed: BTreeMap::new(),
             open: None,
+            read_upto: BTreeMap::new(),
         });
         let clients = clients.collect();
         let mut followers = Followers {
@@ -250,11 +253,25 @@ impl Followers {
                 return true;
             }
             Next::Show(batch) => batch,
-            Next::Read(read) => match read.read(&self.log, &self.services.schemas) {
-                Ok(batch) => batch,
-                // The subscription ends with the error, and its client comes back.
-                Err(_) => return false,
-            },
+            Next::Read(read) => {
+                let (partition, from) = read.begins_at();
+                let read_upto = self.clients[number].read_upto.entry(partition).or_default();
+                if from < *read_upto {
+                    // On Kafka that would be a new fetch for each part of it.
+                    let wrong = format!(
+                        "partition {partition}, a follower: what is before {read_upto} is read again from {from}"
+                    );
+                    self.broker.world().wrong.get_or_insert(wrong);
+                }
+                match read.read(&self.log, &self.services.schemas) {
+                    Ok(batch) => {
+                        *read_upto = batch.end();
+                        batch
+                    }
+                    // The subscription ends with the error, and its client comes back.
+                    Err(_) => return false,
+                }
+            }
         };
         let (partition, is_passed) = (batch.partition, batch.is_passed);
         let (mut chunk, mut bytes) = (Vec::new(), 0);
@@ -314,6 +331,7 @@ impl Followers {
         }
         client.after = following.cursor().to_string();
         client.open = Some((process, following));
+        client.read_upto.clear();
         self.opened += 1;
     }
 
