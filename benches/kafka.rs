@@ -9,10 +9,12 @@
 //! * `latency`: the time from just before an event is published to just after its change was read, committed records only, at
 //!   a steady rate, with 4 partitions and with 64, beside bare transactions at the same rate.
 //! * `transactions`: one for each partition, compared with one for all.
+//! * `questions`: what is asked of the log over HTTP, on Kafka and of the embedded log in turn.
 //!
-//! `ROLLCALL_BENCH_ONLY` names the parts to run, separated by commas; by default all but `peer`. The benchmark starts a broker
-//! (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`. `ROLLCALL_BENCH_USERS`, `ROLLCALL_BENCH_BEATS` (events of each
-//! user after its connect) and `ROLLCALL_BENCH_ROUNDS` set the sizes.
+//! `ROLLCALL_BENCH_ONLY` names the parts to run, separated by commas; by default all but `peer` and
+//! `questions`. The benchmark starts a broker (`scripts/kafka`), or uses `ROLLCALL_TEST_KAFKA=host:port`.
+//! `ROLLCALL_BENCH_USERS`, `ROLLCALL_BENCH_BEATS` (events of each user after its connect) and `ROLLCALL_BENCH_ROUNDS` set the
+//! sizes.
 
 mod allocator;
 mod appender;
@@ -24,11 +26,12 @@ mod floors;
 mod latency;
 #[path = "kafka/load.rs"]
 mod load;
-#[expect(dead_code, reason = "other benchmarks need more of it")]
 mod measure;
 #[path = "kafka/peer.rs"]
 mod peer;
 mod processor;
+#[path = "kafka/questions.rs"]
+mod questions;
 #[path = "kafka/transactions.rs"]
 mod transactions;
 mod users;
@@ -45,7 +48,7 @@ use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 
 const PARTITIONS: u32 = 4;
-const PARTS: [&str; 5] = ["catch_up", "alive", "latency", "transactions", "peer"];
+const PARTS: [&str; 6] = ["catch_up", "alive", "latency", "transactions", "peer", "questions"];
 
 fn main() {
     let only = std::env::var("ROLLCALL_BENCH_ONLY").unwrap_or_else(|_| PARTS[..4].join(","));
@@ -69,6 +72,9 @@ fn main() {
     }
     if is_asked("peer") {
         peer::run(&broker);
+    }
+    if is_asked("questions") {
+        questions::run(&broker);
     }
     if is_asked("transactions") {
         transactions::run(&broker.topics("bench-transactions", PARTITIONS).0);
