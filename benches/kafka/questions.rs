@@ -6,6 +6,7 @@
 use crate::measure::{figure, heading, is_quick, median, rate};
 use crate::{Broker, PARTITIONS};
 use std::io::{BufRead, BufReader};
+use std::ops::Range;
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::time::{Duration, Instant};
@@ -96,8 +97,9 @@ impl Server {
         }
     }
 
-    fn fill(&self, visits: usize) {
-        for visit in 0..visits {
+    fn fill(&self, visits: Range<usize>) {
+        let changes = USERS * visits.end * 2;
+        for visit in visits {
             for (kind, more) in [
                 ("connect", r#","intent":"login""#),
                 ("disconnect", r#","reason":"closed""#),
@@ -111,6 +113,9 @@ impl Server {
             }
         }
         self.wait_until_folded();
+        let stats = self.get("/v1/stats").unwrap_or_default();
+        let stats: serde_json::Value = serde_json::from_str(&stats).unwrap_or_default();
+        assert_eq!(stats["changes"], changes, "each event is a change");
     }
 
     /// Reads so many changes from the oldest on. Returns how many a second.
@@ -195,12 +200,12 @@ pub fn run(broker: &Broker) {
     ];
     let mut kafka = Server::new(&on_kafka, &data.path().join("kafka"));
     let mut embedded = Server::new(&["--partitions", &partitions], &data.path().join("embedded"));
-    kafka.fill(visits / 2);
-    embedded.fill(visits / 2);
+    kafka.fill(0..visits / 2);
+    embedded.fill(0..visits / 2);
     let now_ms = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH);
     let filled_ms = now_ms.expect("after 1970").as_millis() as u64;
     for server in [&kafka, &embedded] {
-        server.fill(visits - visits / 2);
+        server.fill(visits / 2..visits);
     }
     let (mut of_kafka, mut of_embedded) = (Shown::default(), Shown::default());
     for _ in 0..rounds {
