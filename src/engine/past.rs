@@ -255,12 +255,8 @@ impl Past {
             .take(most)
             .map(|(number, value)| self.indexed_change(*number, value));
         let mut found = pending.collect::<Result<Vec<Change>, PastError>>()?;
-        let among = Indexed {
-            from: index.stored.from.max(gone),
-            upto: index.stored.upto,
-        };
-        if among.from < among.upto && found.len() < most {
-            self.visit_indexed(index, user, among, Order::Falling, |change| {
+        if found.len() < most {
+            self.visit_indexed(index, user, gone, Order::Falling, |change| {
                 found.push(change);
                 match found.len() < most {
                     true => ControlFlow::Continue(()),
@@ -273,15 +269,22 @@ impl Past {
         Ok((!lacks_some).then_some(found))
     }
 
-    /// Visits the changes of a user that the index has stored.
+    /// Visits the changes of a user that the index has stored and that come after those that are gone.
     fn visit_indexed(
         &self,
         index: &IndexView,
         user: &str,
-        among: Indexed,
+        gone: u64,
         order: Order,
         mut each: impl FnMut(Change) -> ControlFlow<()>,
     ) -> Result<(), PastError> {
+        let among = Indexed {
+            from: index.stored.from.max(gone),
+            upto: index.stored.upto,
+        };
+        if among.from >= among.upto {
+            return Ok(());
+        }
         let mut read = Ok(());
         index.reader.changes_of(user, among, order, |number, value| {
             match self.indexed_change(number, value) {
@@ -308,17 +311,11 @@ impl Past {
         {
             return Ok(());
         }
-        let among = Indexed {
-            from: index.stored.from.max(gone),
-            upto: index.stored.upto,
-        };
         let mut done = ControlFlow::Continue(());
-        if among.from < among.upto {
-            self.visit_indexed(index, user, among, Order::Rising, |change| {
-                done = each(&change);
-                done
-            })?;
-        }
+        self.visit_indexed(index, user, gone, Order::Rising, |change| {
+            done = each(&change);
+            done
+        })?;
         self.check_uncut(index)?;
         for (number, value) in index.pending.iter().filter(|(number, _)| *number > gone) {
             if done.is_break() {
