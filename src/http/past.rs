@@ -247,7 +247,17 @@ async fn newest_indexed(app: &AppState, asker: &Asker, user: &str, most: usize) 
                 let newest = pasts.first().map(|past| past.newest_changes_of(&user, most));
                 Ok(newest.transpose()?.flatten())
             });
-            let changes = found.await.ok()??;
+            let changes = match found.await {
+                Ok(changes) => changes?,
+                Err(error) => {
+                    // The answer comes from the log then, so only this line shows what does not pass by itself.
+                    if error.status() == StatusCode::INTERNAL_SERVER_ERROR {
+                        let error = error.message();
+                        tracing::warn!(%partition, %error, "the index of changes cannot be read, so the log is searched");
+                    }
+                    return None;
+                }
+            };
             Some(UserChanges {
                 changes: changes.into_iter().map(as_line).collect(),
                 unreadable: None,
