@@ -37,6 +37,7 @@ use crate::api::routes::{ROUTES, Route, RouteId, RouteMethod};
 use crate::clock::Clock;
 use crate::config::{Scopes, Tim};
 use crate::engine::Engine;
+use crate::presence::Partition;
 use crate::topics::Topic;
 pub use access::Access;
 use api_error::ApiError;
@@ -179,6 +180,11 @@ impl AppState {
             budget: Budget::new(BUDGET_BYTES_DEFAULT),
             subscriptions: Arc::new(Semaphore::new(SUBSCRIPTIONS_DEFAULT)),
         })
+    }
+
+    /// Returns the answer about a partition that no node has.
+    fn moving(&self, partition: Partition) -> ApiError {
+        peers::moving(partition, self.engine.log().refusal())
     }
 
     /// Limits the memory that all request bodies use together, in bytes, and the number of open subscriptions.

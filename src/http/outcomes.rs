@@ -115,7 +115,7 @@ pub async fn watch(app: &AppState, asker: &Asker, partitions: BTreeSet<Partition
     };
     let (owned, moving) = peers.by_owner(others.into_iter());
     for partition in moving {
-        let api_error = super::peers::moving(partition);
+        let api_error = app.moving(partition);
         watching
             .elsewhere
             .insert(partition, Err(api_error.message().to_owned()));
@@ -189,7 +189,7 @@ async fn here(app: &AppState, partition: Partition, offsets: Vec<Offset>) -> Res
                 .collect())
         }
         Ok(Err(error)) => Err(match error {
-            QueryError::Elsewhere => super::peers::moving(partition).message().to_owned(),
+            QueryError::Elsewhere => app.moving(partition).message().to_owned(),
             QueryError::Unavailable | QueryError::Busy | QueryError::StoreUnavailable(_) | QueryError::Failed(_) => {
                 error.to_string()
             }
@@ -208,10 +208,7 @@ async fn ask(app: &AppState, url: &str, wanted: &OutcomesQuery) -> Result<Vec<Ev
     let answered: Result<OutcomesAnswer, NoAnswer> = peers.post(url, RouteId::Outcomes, wanted).await;
     answered
         .map(|answered| answered.outcomes)
-        .map_err(|no_answer| match no_answer {
-            NoAnswer::Refused { status, .. } => format!("node {url} cannot answer at the moment ({status})"),
-            NoAnswer::Unreached(_) | NoAnswer::Unreadable { .. } => ApiError::from(no_answer).message().to_owned(),
-        })
+        .map_err(|no_answer| ApiError::from(no_answer).message().to_owned())
 }
 
 /// `POST /v1/outcomes`: how nodes ask each other for outcomes.

@@ -1,6 +1,6 @@
 //! Answers about the whole cluster: policy, gateways, stats, health, metrics.
 
-use super::peers::{Asker, NoAnswer, moving};
+use super::peers::{Asker, NoAnswer};
 use super::{ApiError, AppState, Peers};
 use crate::api::answers::PartitionStats as PartitionLine;
 use crate::api::answers::{
@@ -47,8 +47,8 @@ pub(super) async fn others<T: DeserializeOwned>(
 }
 
 /// Fails if the answer of a partition is missing: a partial answer would be misleading.
-fn all_heard(missing: &BTreeSet<Partition>) -> Result<(), ApiError> {
-    missing.first().map_or(Ok(()), |partition| Err(moving(*partition)))
+fn all_heard(app: &AppState, missing: &BTreeSet<Partition>) -> Result<(), ApiError> {
+    missing.first().map_or(Ok(()), |partition| Err(app.moving(*partition)))
 }
 
 /// `GET /v1/policy`: the completed policy, and the record since which each partition has it.
@@ -81,7 +81,7 @@ pub async fn policy(State(app): State<AppState>, headers: HeaderMap) -> Result<R
         }
     }
     if !asker.is_node() {
-        all_heard(&missing)?;
+        all_heard(&app, &missing)?;
     }
     let policy = RawValue::from_string(policy.unwrap_or_else(|| "null".to_owned()));
     let policy =
@@ -131,7 +131,7 @@ pub async fn gateways(State(app): State<AppState>, headers: HeaderMap) -> Result
         answer.gateways.into_iter().for_each(&mut add);
     }
     if !asker.is_node() {
-        all_heard(&missing)?;
+        all_heard(&app, &missing)?;
     }
     Ok(super::answer(&Gateways {
         gateways: gateways.into_values().collect(),
@@ -434,10 +434,11 @@ pub async fn stats(State(app): State<AppState>, headers: HeaderMap) -> Result<Re
     }
     if !asker.is_node() {
         for partition in elsewhere {
-            let owner = || app.peers.as_ref().and_then(|peers| peers.owner(partition));
-            lines
-                .entry(partition)
-                .or_insert_with(|| bare_line(partition, "moving", owner().as_deref(), None));
+            lines.entry(partition).or_insert_with(|| {
+                let owner = app.peers.as_ref().and_then(|peers| peers.owner(partition));
+                let refusal = app.engine.log().refusal().map(|refusal| refusal.to_string());
+                bare_line(partition, "moving", owner.as_deref(), refusal.as_deref())
+            });
         }
     }
     Ok(super::answer(&Stats {

@@ -5,7 +5,7 @@
 //! many records are read, how many of a user's changes, and how many requests read at the same time. Reading runs on
 //! threads of its own and ends when nobody waits for the answer any more.
 
-use super::peers::{Asker, NoAnswer, moving, unreadable};
+use super::peers::{Asker, NoAnswer, unreadable};
 use super::query::{flag, number, only, parameter};
 use super::users::{required_id, user_of_path};
 use super::{ApiError, AppState};
@@ -265,7 +265,7 @@ async fn newest_indexed(app: &AppState, asker: &Asker, user: &str, most: usize) 
         }
         Err(QueryError::Elsewhere) => {
             let peers = app.peers.as_ref()?;
-            let url = peers.elsewhere(partition, asker).ok()?;
+            let url = peers.elsewhere(partition, asker)?;
             let limit = most.to_string();
             let asked = RouteRequest::new(RouteId::UserChangesById, &[("id", user), ("limit", &limit)]);
             peers.ask(&url, asked).await.ok()
@@ -376,9 +376,10 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
         Ok(past) => past,
         Err(QueryError::Elsewhere) if app.peers.is_some() => {
             let Some(peers) = &app.peers else {
-                return Err(moving(partition));
+                return Err(app.moving(partition));
             };
-            let url = peers.elsewhere(partition, asker)?;
+            let url = peers.elsewhere(partition, asker);
+            let url = url.ok_or_else(|| app.moving(partition))?;
             let (status, body) = peers.send(&url, question.request(&user)).await?;
             return Ok(super::passed_on(status, body));
         }
@@ -389,7 +390,7 @@ async fn about_user(app: &AppState, asker: &Asker, user: String, question: Quest
         Question::History { from, to } => {
             let read = read(&bounds.reading, vec![past], bounds.records, move |pasts| {
                 let Some(past) = pasts.first() else {
-                    return Ok(Err(moving(partition)));
+                    return Ok(Err(QueryError::Unavailable.into()));
                 };
                 history_of(past, &user, from, to)
             });
@@ -580,7 +581,7 @@ async fn others_at(
     };
     let (owned, between) = peers.by_owner(elsewhere.iter().copied());
     if let Some(partition) = between.first() {
-        return Err(moving(*partition));
+        return Err(app.moving(*partition));
     }
     let (time, as_known) = (time.to_string(), as_known.to_string());
     let query = [("time", time.as_str()), ("as_known", as_known.as_str())];
@@ -595,7 +596,7 @@ async fn others_at(
         let wanted: BTreeSet<u32> = partitions.iter().map(|partition| partition.0).collect();
         if heard != wanted {
             let unheard = wanted.symmetric_difference(&heard).next().copied().unwrap_or_default();
-            return Err(moving(Partition(unheard)));
+            return Err(app.moving(Partition(unheard)));
         }
         let behind = std::mem::take(&mut answer.behind);
         answers.push((Totals::from(answer), behind));

@@ -12,7 +12,7 @@ use crate::api::error::ErrorDetail;
 use crate::api::routes::{Route, RouteId};
 use crate::cause::reason;
 use crate::clock::Clock;
-use crate::log::Owners;
+use crate::log::{self, Owners};
 use crate::metrics;
 use crate::presence::Partition;
 use crate::tls::{HasCertificate, TrustedClient};
@@ -154,8 +154,18 @@ impl From<NoAnswer> for ApiError {
     fn from(no_answer: NoAnswer) -> ApiError {
         match no_answer {
             NoAnswer::Unreached(api_error) => api_error,
-            NoAnswer::Refused { url, status, .. } => {
-                let message = format!("the node {url} cannot answer at the moment ({status})");
+            NoAnswer::Refused {
+                url,
+                status,
+                detail,
+                is_ours,
+            } => {
+                let why = if is_ours {
+                    detail.message.as_str()
+                } else {
+                    "no reason given"
+                };
+                let message = format!("the node {url} cannot answer at the moment ({status}): {why}");
                 ApiError::unavailable("moving", message)
             }
             NoAnswer::Unreadable { url } => unreadable(&url),
@@ -216,11 +226,10 @@ impl Peers {
         urls
     }
 
-    /// Whom to ask for a partition that is not here.
-    pub fn elsewhere(&self, partition: Partition, asker: &Asker) -> Result<String, ApiError> {
+    /// Whom to ask for a partition that is not here, if there is somebody.
+    pub fn elsewhere(&self, partition: Partition, asker: &Asker) -> Option<String> {
         let (owned, _) = self.by_owner(std::iter::once(partition));
-        let url = owned.into_keys().next().filter(|_| !asker.is_node());
-        url.ok_or_else(|| moving(partition))
+        owned.into_keys().next().filter(|_| !asker.is_node())
     }
 
     /// Groups partitions by owner. Partitions with no owner, or recorded as ours although we no longer hold them, are
@@ -410,9 +419,12 @@ const NO_KEY: &str = "this node asks no other node, because there is a --token-f
 /// After an error of a node with TLS, where no CA is given for nodes.
 const NO_CA: &str = "; without --peer-ca its certificate must be of a CA that this machine trusts";
 
-/// What there is to say of a partition that nobody can be asked about.
-pub fn moving(partition: Partition) -> ApiError {
-    let message = format!("partition {partition} is moving between two nodes; try again shortly");
+/// What there is to say of a partition that nobody can be asked about. Without brokers no node has one, however long one waits.
+pub fn moving(partition: Partition, refusal: Option<log::Error>) -> ApiError {
+    let message = match refusal {
+        None => format!("partition {partition} is moving between two nodes; try again shortly"),
+        Some(refusal) => format!("no node has partition {partition} at the moment: {refusal}"),
+    };
     ApiError::unavailable("moving", message)
 }
 

@@ -153,8 +153,8 @@ async fn of_owner(
     };
     if let (Err(QueryError::Elsewhere), Some(peers)) = (&answered, &app.peers) {
         return match peers.elsewhere(partition, asker) {
-            Ok(url) => of_node(peers, &url, request_for(user, at_least)).await,
-            Err(moving) => Err(moving).into(),
+            Some(url) => of_node(peers, &url, request_for(user, at_least)).await,
+            None => Err(app.moving(partition)).into(),
         };
     }
     let answered = answered.map_err(ApiError::from);
@@ -291,7 +291,7 @@ pub async fn look_up<T: FoundUser>(app: &AppState, users: &[String], asker: &Ask
             let owner = async {
                 let answer = match url {
                     Some(url) => ask_node(peers, &url, named(&numbers)).await,
-                    None => Err(super::peers::moving(partitions[0])),
+                    None => Err(app.moving(partitions[0])),
                 };
                 Some(match answer {
                     Ok(found) => Answered { found, failure: None },
@@ -375,7 +375,7 @@ mod tests {
     fn a_standby_is_not_asked_to_wait_for_an_offset_again_because_the_owner_has_waited() {
         let of_owner = |error: ApiError| OneAnswer::from(Err(error)).lacks;
         let not_yet = of_owner(ApiError::unavailable(NOT_YET, ""));
-        let moving = of_owner(super::super::peers::moving(Partition(0)));
+        let moving = of_owner(super::super::peers::moving(Partition(0), None));
         let not_ready = of_owner(QueryError::Unavailable.into());
         for waits in [false, true] {
             assert!(!is_useful(moving.as_deref(), waits) && !is_useful(not_ready.as_deref(), waits));

@@ -337,6 +337,14 @@ pub fn a_stop_is_bounded_with_the_brokers_away_and_a_second_signal_ends_it_at_on
     assert_eq!(ask("/v1/incidents"), None);
     let known = ask("/v1/users/alice/changes");
     assert!(known.is_none_or(|body| body.contains("\"alice\"")));
+    // After a while no node has a partition, and none will have one by itself.
+    for node in &nodes {
+        until("it says why nobody has the partition", || {
+            node.get("/v1/users/alice").is_some_and(|(status, body)| {
+                status == 503 && body.contains("\"moving\"") && body.contains("no broker has answered")
+            })
+        });
+    }
     let [first, second] = &mut nodes;
     let asked_at = Instant::now();
     // What a process says that ends at the limit of a stop and not before.
