@@ -44,10 +44,26 @@ fn printed(topic: &str, data: &Path, more: &[&str]) -> Result<Vec<Value>, String
         .collect())
 }
 
+/// Commands that read events, and would take all of them for malformed.
+const WITHOUT_A_REGISTRY: [&[&str]; 10] = [
+    &["audit", "verify"],
+    &["audit", "why", "alice"],
+    &["audit", "history", "alice"],
+    &["audit", "at", "2026-01-01T00:00:00Z"],
+    &["audit", "incidents"],
+    &["audit", "export", "--events", "--out", "export"],
+    &["audit", "what-if", "--policy", "policy.json"],
+    &["policy", "history"],
+    &["quarantine", "list"],
+    &["reshard", "--to-data", "other", "--partitions", "2", "--dry-run"],
+];
+
 #[test]
 fn with_a_registry_everything_is_framed_for_it_and_read_by_it_and_it_may_die() {
     let registry = Real::start();
     let directory = tempfile::tempdir().expect("a directory");
+    let elsewhere = tempfile::tempdir().expect("a directory");
+    std::fs::write(elsewhere.path().join("policy.json"), "{}").expect("written");
     let flags = ["--registry", &registry.url, "--registry-register", "--partitions", "1"];
     let engine = Engine::start(directory.path(), &flags).ready();
     let at = engine.publish(&json!([connect("alice", 1), {"type": "tick"}]));
@@ -68,6 +84,22 @@ fn with_a_registry_everything_is_framed_for_it_and_read_by_it_and_it_may_die() {
     // A reader without a registry cannot read them, and says so.
     let error = printed("changes", directory.path(), &[]).expect_err("refused");
     assert!(error.contains("no registry is configured"), "{error}");
+    for asked in WITHOUT_A_REGISTRY {
+        let mut command = rollcall(asked);
+        command
+            .arg("--data")
+            .arg(directory.path())
+            .current_dir(elsewhere.path());
+        let output = command.output().expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(2), "{asked:?}: {error}");
+        let says = error.contains("use a schema registry") && error.contains("--registry URL");
+        assert!(says, "{asked:?}: {error}");
+        command.args(with);
+        let output = command.output().expect("it runs");
+        let error = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{asked:?} with a registry: {error}");
+    }
 
     drop(registry);
     let at = engine.publish(&json!([connect("bob", 2)]));

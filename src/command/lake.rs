@@ -11,6 +11,7 @@ mod tests;
 use super::audit::source::change_of;
 use super::cluster::Cluster;
 use super::remote::printed;
+use super::schemas::schemas;
 use super::{directories, log, logging, status};
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::units::{Seconds, Span};
@@ -195,7 +196,7 @@ impl LakeProcess<'_> {
         if !args.once {
             serve_status(&self.runtime, args.status, self.trouble.clone())?;
         }
-        let (schemas, _runtime) = log::schemas(args.registry.as_ref())?;
+        let (schemas, _runtime) = schemas(args.registry.as_ref())?;
         let is_begun = iceberg::is_begun(&mut storage)?;
         if is_begun && !args.iceberg {
             tracing::info!("the tables have metadata of Iceberg, which are kept up to date as with --iceberg");

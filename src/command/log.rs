@@ -9,13 +9,14 @@ mod incidents;
 
 use super::cluster::Cluster;
 use super::connect;
+use super::schemas::schemas;
 use crate::config::SecretUrl;
 use crate::engine::rejected::{Rejected, decode};
 use crate::log::local::LocalLog;
 use crate::log::{Error, Limit, Range, Reader, Record};
 use crate::presence::change::Output;
 use crate::presence::{Offset, Partition};
-use crate::registry::{Registry, Schemas};
+use crate::registry::Schemas;
 use crate::schema::{avro, json};
 use crate::topics::Topic;
 use anyhow::{Context as _, bail};
@@ -23,7 +24,6 @@ use std::io::{self, IsTerminal as _, Write};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{self, Receiver, RecvTimeoutError, TryRecvError};
 use std::time::Duration;
-use tokio::runtime::Runtime;
 
 /// Prints the records of the log as JSON lines
 ///
@@ -149,18 +149,6 @@ pub fn run(args: Args) -> anyhow::Result<()> {
         Err(error) if super::is_broken_pipe(&error) => Ok(()),
         printed => printed,
     }
-}
-
-/// Returns the schemas to read with, and the runtime for requests to the registry. Keep the runtime as long as the schemas.
-pub(super) fn schemas(registry: Option<&SecretUrl>) -> anyhow::Result<(Schemas, Option<Runtime>)> {
-    let Some(url) = registry else {
-        return Ok((Schemas::default(), None));
-    };
-    let builder = &mut tokio::runtime::Builder::new_multi_thread();
-    let runtime = builder.worker_threads(1).enable_all().build();
-    let runtime = runtime.context("cannot start the async runtime for the registry")?;
-    let registry = Registry::new(url.reveal().as_str(), runtime.handle().clone())?;
-    Ok((Schemas::to_read(registry), Some(runtime)))
 }
 
 /// Returns where each partition starts. Fails before anything is printed if the offset is no longer in the log.

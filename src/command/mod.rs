@@ -23,6 +23,7 @@ mod progress;
 pub mod quarantine;
 mod remote;
 pub mod reshard;
+mod schemas;
 pub mod serve;
 mod signals;
 pub mod sim;

@@ -7,11 +7,11 @@ mod list;
 mod requeue;
 
 use super::cluster::Cluster;
-use super::log::{open, schemas};
+use super::log::open;
 use super::remote::printed;
-use crate::clock::{Deadline, SystemClock};
+use super::schemas::{next_records, schemas_of};
 use crate::config::SecretUrl;
-use crate::log::{self, Limit, Range, Reader, Record};
+use crate::log::{Limit, Range, Reader, Record};
 use crate::presence::{Offset, Partition};
 use crate::registry::Schemas;
 use crate::schema::avro::{self, Quarantined};
@@ -19,8 +19,6 @@ use crate::topics::Topic;
 use anyhow::{Context as _, bail};
 use std::ops;
 use std::path::PathBuf;
-use std::thread;
-use std::time::Duration;
 use tokio::runtime::Runtime;
 
 /// Shows malformed events, explains one, and publishes those again that can be read now
@@ -60,15 +58,7 @@ struct Source {
     registry: Option<SecretUrl>,
 }
 
-/// The most that one read returns.
-const LIMIT: Limit = Limit {
-    records: 1_000,
-    bytes: 4 << 20,
-};
 const ONE: Limit = Limit { records: 1, bytes: 1 };
-/// How long a reader may return nothing although the log has more.
-const READ_PATIENCE: Duration = Duration::from_secs(10);
-const READ_PAUSE: Duration = Duration::from_millis(20);
 
 /// A log that is open for reading, with the schemas of its records.
 struct Quarantine {
@@ -87,8 +77,8 @@ pub fn run(args: Args) -> anyhow::Result<()> {
 
 impl Source {
     fn open(&self) -> anyhow::Result<Quarantine> {
-        let reader = open(self.kafka.as_deref(), &self.data, &self.cluster)?;
-        let (schemas, runtime) = schemas(self.registry.as_ref())?;
+        let mut reader = open(self.kafka.as_deref(), &self.data, &self.cluster)?;
+        let (schemas, runtime) = schemas_of(&mut *reader, self.registry.as_ref())?;
         Ok(Quarantine {
             reader,
             schemas,
@@ -119,32 +109,7 @@ impl Quarantine {
         next: &mut Offset,
         end: Offset,
     ) -> anyhow::Result<Vec<Record>> {
-        let mut records = Vec::new();
-        let clock = SystemClock::new();
-        let deadline = Deadline::after(&clock, READ_PATIENCE);
-        while *next < end {
-            self.reader.read(topic, partition, *next, LIMIT, &mut records)?;
-            if let Some(last) = records.last() {
-                *next = Offset(last.offset.0 + 1);
-                break;
-            }
-            if self.reader.reached(topic, partition)? >= end {
-                *next = end;
-                break;
-            }
-            // A log on other machines may only be slow.
-            if deadline.has_passed(&clock) {
-                let text = format!(
-                    "partition {partition} of {} has records up to offset {end}, but none from {next} on was returned within \
-                     {} s; try again",
-                    topic.name(),
-                    READ_PATIENCE.as_secs()
-                );
-                return Err(log::Error::Unanswered(text.into()).into());
-            }
-            thread::sleep(READ_PAUSE);
-        }
-        Ok(records)
+        next_records(&mut *self.reader, (topic, partition), next, end)
     }
 
     fn range(&self, topic: Topic, partition: Partition) -> anyhow::Result<Range> {

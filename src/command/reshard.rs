@@ -14,8 +14,9 @@ mod tests;
 use super::cluster::Cluster;
 use super::connect::TopicSet;
 use super::directories;
-use super::log::{on_interrupt, schemas};
+use super::log::on_interrupt;
 use super::remote::printed;
+use super::schemas::schemas_of;
 use crate::clock::{Clock as _, SystemClock};
 use crate::config::{DEFAULT_DATA, SecretUrl};
 use crate::failpoint;
@@ -105,6 +106,8 @@ fn reshard(args: &Args) -> anyhow::Result<()> {
             args.partitions
         );
     }
+    // Before anything is written: what is taken for malformed would go to the wrong partition.
+    let (schemas, _runtime) = schemas_of(source.reader(), args.registry.as_ref())?;
     let filling = match args.dry_run {
         true => None,
         false => match target.fill(args, &from)? {
@@ -118,7 +121,6 @@ fn reshard(args: &Args) -> anyhow::Result<()> {
         },
     };
     let policy = crate::config::read_policy(args.policy.as_deref())?.unwrap_or_default();
-    let (schemas, _runtime) = schemas(args.registry.as_ref())?;
     let mut copying = Copying::new(&mut *source, schemas, &policy, (args.partitions, filling))?;
     let mut progress = Progress::new();
     // The last events: when nobody can write any more, and when no transaction is open.

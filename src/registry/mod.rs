@@ -7,7 +7,7 @@
 mod known;
 mod schemas;
 
-pub use schemas::{LearnedSchemas, Schemas};
+pub use schemas::{LearnedSchemas, Schemas, named_by};
 
 use crate::cause::reason;
 use crate::metrics;

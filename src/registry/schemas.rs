@@ -100,6 +100,11 @@ fn name_of(header: Option<(&str, &[u8])>, value: &[u8]) -> Option<SchemaName> {
     }
 }
 
+/// Returns how a registry's schema is named by a value that is framed for a registry, with its record's schema header.
+pub fn named_by((header, value): (Option<(&str, &[u8])>, &[u8])) -> Option<String> {
+    name_of(header, value).map(|name| name.to_string())
+}
+
 /// The schemas of some values, for decoding these. They stay while this value lives, whatever the registry's client forgets.
 #[derive(Default, Debug)]
 pub struct LearnedSchemas {
@@ -116,12 +121,8 @@ impl LearnedSchemas {
 
     fn find(&self, name: SchemaName) -> Result<WriterSchema, Malformed> {
         if !self.has_registry {
-            let named = match name {
-                SchemaName::Id(id) => format!("the registry's id {id}"),
-                SchemaName::Guid(guid) => format!("GUID {guid}"),
-            };
             return Err(Malformed::unusable_schema(format!(
-                "the record refers to the schema with {named}, but no registry is configured; set it with --registry URL"
+                "the record refers to the schema with the registry's {name}, but no registry is configured; set it with --registry URL"
             )));
         }
         let found = self.by_name.get(&name);

@@ -9,8 +9,9 @@ use crate::api::answers::ChangeData;
 use crate::audit::verify::QuarantinedEvent;
 use crate::clock::{Deadline, SystemClock};
 use crate::command::cluster::Cluster;
-use crate::command::log::{open, schemas};
+use crate::command::log::open;
 use crate::command::progress::ReadProgress;
+use crate::command::schemas::schemas_of;
 use crate::config::SecretUrl;
 use crate::engine::rejected::decode;
 use crate::log::{self, Limit, Position, Range, Reader, Record};
@@ -213,8 +214,8 @@ impl SourceFlags {
         })
     }
 
-    fn of_log(&self, reader: Box<dyn Reader>) -> anyhow::Result<AuditSource<'_>> {
-        let (schemas, runtime) = schemas(self.registry.as_ref())?;
+    fn of_log(&self, mut reader: Box<dyn Reader>) -> anyhow::Result<AuditSource<'_>> {
+        let (schemas, runtime) = schemas_of(&mut *reader, self.registry.as_ref())?;
         Ok(AuditSource::Log {
             flags: self,
             reader,
