@@ -134,6 +134,11 @@ pub trait Log: Send + Sync {
         None
     }
 
+    /// Whether the log has not answered for so long that another process may have taken the partitions of this one.
+    fn is_cut_off(&self) -> bool {
+        false
+    }
+
     /// Returns how many bytes of the newest records this log keeps in memory for those who follow it.
     fn kept_bytes(&self) -> usize {
         0

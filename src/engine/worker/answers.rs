@@ -120,7 +120,7 @@ impl Worker {
 
     /// The partition, if what it has may be shown.
     fn shown(&self) -> Result<&PartitionProcessor, QueryError> {
-        let may_show = self.control.may_show(self.view().as_ref());
+        let may_show = self.control.may_show(self.view().as_ref()) && !self.dependencies.log.is_cut_off();
         let processor = self.processor.as_ref().filter(|_| may_show);
         processor.ok_or(QueryError::Unavailable)
     }

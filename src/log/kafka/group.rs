@@ -24,6 +24,8 @@ use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 const POLL_MS: u64 = 20;
+/// After so long without a heartbeat the group gives the partitions of a member to others, if nothing else is set.
+const SESSION_MS: u64 = 10_000;
 /// Time-out for reading and committing the group's offsets.
 const ASK: Duration = Duration::from_secs(10);
 /// Time-out for leaving the group.
@@ -86,6 +88,12 @@ pub struct Member {
     joining: Option<Joining>,
 }
 
+/// Returns after how long without a heartbeat the group gives the partitions of a member with these settings to others.
+pub(super) fn session_ms(config: &ClientConfig) -> u64 {
+    let set = config.get("session.timeout.ms").and_then(|set| set.parse().ok());
+    set.unwrap_or(SESSION_MS)
+}
+
 /// Whether a member has joined. A broker that does not know the protocol gives no error.
 struct Joining {
     clock: Arc<dyn Clock>,
@@ -100,7 +108,7 @@ impl Member {
         let is_the_brokers = config.get("group.protocol") == Some("consumer");
         for (key, value) in [
             ("partition.assignment.strategy", "cooperative-sticky"),
-            ("session.timeout.ms", "10000"),
+            ("session.timeout.ms", &*SESSION_MS.to_string()),
             // A member learns with its next heartbeat that partitions move, so this interval is most of the time that a
             // move takes.
             ("heartbeat.interval.ms", "500"),

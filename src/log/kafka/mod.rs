@@ -125,6 +125,9 @@ pub struct KafkaLog {
     incident_reader: Mutex<Option<PartitionReader>>,
     /// How many partitions are taken up here.
     owned: AtomicU64,
+    /// After so long without a broker's answer the group gives this node's partitions to others. The member finds that out by itself,
+    /// except while partitions are being shared out.
+    session_ms: u64,
     listeners: RwLock<Arc<Vec<Arc<Listener>>>>,
 }
 
@@ -160,6 +163,7 @@ impl KafkaLog {
         let appender = Appender::new(name(Topic::Events), node.client("append"))?;
         let seconds = Arc::new(SecondSource::new(node.client("second"), clock.clone()));
         let tail = RecentOutputs::new(node.client("tail"), clock, node.partitions, name)?;
+        let session_ms = group::session_ms(&node.connection.member(&node.client_id("member")));
         let log = Arc::new_cyclic(|this| KafkaLog {
             this: this.clone(),
             node,
@@ -175,6 +179,7 @@ impl KafkaLog {
             has_incidents: AtomicBool::new(false),
             incident_reader: Mutex::default(),
             owned: AtomicU64::new(0),
+            session_ms,
             listeners: RwLock::default(),
         });
         log.tail.follow(Arc::downgrade(&log))?;
@@ -334,6 +339,10 @@ impl Log for KafkaLog {
             self.node.connection.bootstrap
         );
         Some(Error::Write(text.into()))
+    }
+
+    fn is_cut_off(&self) -> bool {
+        self.tail.unanswered_ms().is_some_and(|ms| ms >= self.session_ms)
     }
 
     fn kept_bytes(&self) -> usize {
