@@ -265,7 +265,7 @@ fn read<'a>(body: &'a [u8], headers: &HeaderMap) -> Result<NewEvents<'a>, ApiErr
 fn known_fields(new: &NewEvents<'_>, strict: bool) -> Result<Vec<Box<str>>, ApiError> {
     match new.unknown_fields.first() {
         Some((index, field)) if strict => {
-            let message = format!("{field:?} is not a field of an event, and `strict` refuses unknown fields");
+            let message = format!("events of this type have no field {field:?}, and `strict` refuses unknown fields");
             Err(ApiError::event(*index, field.to_string(), message))
         }
         _ => Ok(new.unknown_fields.iter().map(|(_, field)| field.clone()).collect()),
@@ -337,7 +337,8 @@ fn judge(new: NewEvents<'_>, grant: &Grant, engine: &Engine, held: &mut BudgetSh
         administrative: Vec::new(),
     };
     let mut bytes = 0;
-    for (index, NewEvent { event, partition }) in new.events.into_iter().enumerate() {
+    for (index, new_event) in new.events.into_iter().enumerate() {
+        let NewEvent { event, partition, .. } = new_event;
         if needs_admin(&event) {
             if !grant.scopes.admin {
                 return Err(access::forbidden("admin").at(index, "type"));

@@ -516,6 +516,63 @@ fn unknown_fields_are_named_and_refused_if_that_is_asked_for() {
     house.post("/v1/events?strict=false", body.to_string()).ok();
 }
 
+/// The fields of the rules' section 3 that events of each type have, and `partition` beside an `alive`.
+const FIELDS: [(&str, &str); 15] = [
+    (
+        "connect",
+        "user platform device gateway epoch conn intent client auth_at",
+    ),
+    ("heartbeat", "user platform device gateway epoch conn"),
+    ("heartbeats", "gateway epoch beats"),
+    ("alive", "gateway epoch conns partition"),
+    ("background", "user platform device gateway epoch conn"),
+    ("foreground", "user platform device gateway epoch conn"),
+    ("disconnect", "user platform device gateway epoch conn reason"),
+    ("logout", "user platform device gateway epoch conn"),
+    ("kick", "user platform device"),
+    ("custom_status", "user text"),
+    ("forget", "user"),
+    ("lease", "gateway epoch ttl_ms"),
+    ("policy", "policy"),
+    ("revision", "revision"),
+    ("tick", ""),
+];
+
+/// A field is known where events of its type have it: an operator who kicks one `conn` would kick the user everywhere.
+#[test]
+fn a_field_that_only_other_types_have_is_an_unknown_one() {
+    let house = House::new(1);
+    let values = json!({"user": "alice", "platform": "android", "device": "a1", "gateway": "g1", "epoch": 1, "conn": 1,
+        "intent": "login", "client": "c", "auth_at": 1, "beats": [], "conns": [1], "partition": 0, "reason": "closed",
+        "text": "t", "ttl_ms": 1000, "policy": {}, "revision": 1});
+    let values = values.as_object().expect("an object");
+    for (kind, own) in FIELDS {
+        let mut event = json!({"type": kind});
+        for name in own.split_whitespace() {
+            event[name] = values[name].clone();
+        }
+        if kind == "heartbeats" {
+            event["beats"] = json!([{"user": "alice", "platform": "android", "device": "a1", "conn": 1}]);
+        }
+        house.post("/v1/events?strict", event.to_string()).ok();
+        for (name, value) in values.iter().filter(|(name, _)| event.get(name).is_none()) {
+            let mut with = event.clone();
+            with[name] = value.clone();
+            let error = house
+                .post("/v1/events?strict", with.to_string())
+                .error(400, "bad_event");
+            assert_eq!(error["field"], *name, "{with}: {error}");
+            let error = house.post("/v1/events?strict", json!([event, with]).to_string());
+            assert_eq!(error.error(400, "bad_event")["event"], 1, "{with}");
+            let answer = house.post("/v1/events", with.to_string()).ok();
+            assert_eq!(answer["unknown_fields"], json!([name]), "{with}");
+            // Programs that write all columns of a table write null where there is nothing.
+            with[name] = json!(null);
+            house.post("/v1/events?strict", with.to_string()).ok();
+        }
+    }
+}
+
 #[test]
 fn events_come_as_an_array_an_object_lines_or_compressed() {
     let house = House::new(1);

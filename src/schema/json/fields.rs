@@ -5,7 +5,7 @@ use super::conns::Conns;
 use super::items::{Beats, BeatsSeed};
 use super::raw::Raw;
 use super::skip::Skip;
-use crate::presence::event::{Event, HeartbeatEntry};
+use crate::presence::event::{Event, EventType, HeartbeatEntry};
 use crate::schema::unique_keys::UniqueKeys;
 use crate::schema::wire_event;
 use serde::de::{self, DeserializeSeed, Deserializer, MapAccess, Visitor};
@@ -20,6 +20,8 @@ pub struct NewEvent<'a> {
     /// The number of the partition that the publisher names beside the event: an `alive` names no user, so nothing else
     /// says where its connections belong. Not part of the record.
     pub partition: Option<u64>,
+    /// Fields that it has and events of its type have not, other than null.
+    pub unused: Vec<&'static str>,
 }
 
 /// How many unknown fields are remembered, and how many characters of each.
@@ -45,7 +47,8 @@ impl Seen<'_> {
         }
     }
 
-    fn note(&mut self, name: &str) {
+    /// Remembers the name of a field that the event does not have.
+    pub fn note(&mut self, name: &str) {
         let Some(unknown) = &mut self.unknown else { return };
         let name: String = name.chars().take(UNKNOWN_CHARS).collect();
         if unknown.len() < UNKNOWN_FIELDS && unknown.iter().all(|(_, known)| **known != *name) {
@@ -94,6 +97,7 @@ pub(super) struct Fields<'a> {
 #[derive(Default)]
 struct GivenFields {
     bits: u32,
+    nulls: u32,
     repeated: Option<Field>,
 }
 
@@ -102,12 +106,52 @@ impl GivenFields {
         if field == Field::Unknown {
             return;
         }
-        let bit = 1 << field as u32;
+        let bit = field.bit();
         if self.bits & bit != 0 {
             self.repeated.get_or_insert(field);
         }
         self.bits |= bit;
     }
+
+    /// Those that say something, and that events of a type do not have.
+    fn beyond(&self, kind: EventType) -> Vec<&'static str> {
+        let beyond = self.bits & !self.nulls & !fields_of(kind);
+        // Nearly every event has its own fields only, and nothing is allocated for it.
+        let named = Field::ALL.iter().copied().filter(|field| beyond & field.bit() != 0);
+        if beyond == 0 {
+            Vec::new()
+        } else {
+            named.map(Field::name).collect()
+        }
+    }
+}
+
+/// The fields of events of a type (rules, section 3), as a set. Offset and time are the log's; printed events have them.
+fn fields_of(kind: EventType) -> u32 {
+    use Field::{
+        AuthAt, Beats, Client, Conn, Conns, Device, Epoch, Gateway, Intent, Offset, Partition, Platform, Policy,
+        Reason, Revision, Text, Ts, TtlMs, Type, User,
+    };
+    let of_device = set(&[User, Platform, Device, Gateway, Epoch, Conn]);
+    let own = match kind {
+        EventType::Connect => of_device | set(&[Intent, Client, AuthAt]),
+        EventType::Heartbeat | EventType::Background | EventType::Foreground | EventType::Logout => of_device,
+        EventType::Disconnect => of_device | set(&[Reason]),
+        EventType::Heartbeats => set(&[Gateway, Epoch, Beats]),
+        EventType::Alive => set(&[Gateway, Epoch, Conns, Partition]),
+        EventType::Kick => set(&[User, Platform, Device]),
+        EventType::CustomStatus => set(&[User, Text]),
+        EventType::Forget => set(&[User]),
+        EventType::Lease => set(&[Gateway, Epoch, TtlMs]),
+        EventType::Policy => set(&[Policy]),
+        EventType::Revision => set(&[Revision]),
+        EventType::Tick => 0,
+    };
+    own | set(&[Offset, Ts, Type])
+}
+
+fn set(fields: &[Field]) -> u32 {
+    fields.iter().fold(0, |set, field| set | field.bit())
 }
 
 /// Reads an object's fields.
@@ -154,6 +198,12 @@ macro_rules! fields {
         }
 
         impl Field {
+            const ALL: &[Field] = &[$(Field::$field,)*];
+
+            const fn bit(self) -> u32 {
+                1 << self as u32
+            }
+
             fn named(key: &str) -> Field {
                 match key {
                     $($name => Field::$field,)*
@@ -237,10 +287,17 @@ impl<'de> Fields<'de> {
             Field::Partition => &mut self.partition,
             Field::Conns => {
                 self.conns = entries.next_value()?;
+                // It is given, so it was null.
+                if matches!(self.conns, Conns::Missing) {
+                    self.given.nulls |= field.bit();
+                }
                 return Ok(());
             }
             Field::Beats => {
                 self.beats = entries.next_value_seed(BeatsSeed(seen.again()))?;
+                if matches!(self.beats, Beats::Null) {
+                    self.given.nulls |= field.bit();
+                }
                 return Ok(());
             }
             Field::Policy => {
@@ -250,6 +307,9 @@ impl<'de> Fields<'de> {
                     PolicyField::TooLong(length, seen.policy_bytes)
                 } else {
                     let UniqueKeys(document) = serde_json::from_str(raw.get()).map_err(de::Error::custom)?;
+                    if document.is_null() {
+                        self.given.nulls |= field.bit();
+                    }
                     PolicyField::Value(document)
                 };
                 return Ok(());
@@ -260,6 +320,9 @@ impl<'de> Fields<'de> {
             }
         };
         *place = entries.next_value()?;
+        if matches!(place, Raw::Null) {
+            self.given.nulls |= field.bit();
+        }
         Ok(())
     }
 }
@@ -286,8 +349,10 @@ impl<'a> Fields<'a> {
     }
 
     pub fn new_event(&mut self) -> Result<NewEvent<'a>, BadEvent> {
+        let event = self.event()?;
         Ok(NewEvent {
-            event: self.event()?,
+            unused: self.given.beyond(event.event_type()),
+            event,
             partition: match self.partition {
                 Raw::Number(partition) => Some(partition),
                 Raw::Missing | Raw::Null | Raw::Text(_) | Raw::Other(_) => None,

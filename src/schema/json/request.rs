@@ -20,8 +20,8 @@ pub struct NewEvents<'a> {
     pub count: usize,
     /// The first event that cannot be read: its index, and the reason.
     pub bad: Option<(usize, BadEvent)>,
-    /// Names of fields that no event type has, each once, with the index of the first event that has it. Only the first
-    /// few are kept.
+    /// Names of fields that events of its type do not have, each once, with the index of the first event that has it. Only the
+    /// first few are kept.
     pub unknown_fields: Vec<(usize, Box<str>)>,
 }
 
@@ -83,7 +83,11 @@ impl<'a> NewEvents<'a> {
 
     fn take(&mut self, event: Result<NewEvent<'a>, BadEvent>) {
         match event {
-            Ok(event) => self.events.push(event),
+            Ok(event) => {
+                let mut seen = self.seen(0);
+                event.unused.iter().for_each(|name| seen.note(name));
+                self.events.push(event);
+            }
             Err(bad) => self.bad = Some((self.count, bad)),
         }
         self.count += 1;
