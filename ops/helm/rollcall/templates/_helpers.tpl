@@ -40,6 +40,32 @@ securityContext:
   capabilities: {drop: [ALL]}
 {{- end -}}
 
+{{/*
+Memory of an engine in GiB, by docs/sizing.md: 0.6 GiB, 0.09 GiB for each partition and each standby that a node has while one replica is
+away, and 1 GiB for devices. At least 3.
+*/}}
+{{- define "rollcall.engineMemory" -}}
+{{- $env := .Values.engine.env }}
+{{- $all := int (default "4" $env.ROLLCALL_PARTITIONS) }}
+{{- $here := $all }}
+{{- if .Values.kafka.brokers }}
+{{- $all = int .Values.kafka.partitions }}
+{{- $left := int (max 1 (sub (int .Values.engine.replicas) 1)) }}
+{{- $copies := int (add 1 (int (default "0" $env.ROLLCALL_STANDBYS))) }}
+{{- $here = int (min $all (div (sub (add (mul $all $copies) $left) 1) $left)) }}
+{{- end }}
+{{- $mib := int (add 614 (mul 92 $here) 1024) }}
+{{- max 3 (div (add $mib 1023) 1024) -}}
+{{- end -}}
+
+{{/* Resources of an engine: those of the values, and memory where they name none. */}}
+{{- define "rollcall.engineResources" -}}
+{{- $resources := .Values.engine.resources }}
+{{- $limit := dig "limits" "memory" (printf "%sGi" (include "rollcall.engineMemory" .)) $resources }}
+{{- $request := dig "requests" "memory" $limit $resources }}
+{{- toYaml (merge (deepCopy $resources) (dict "requests" (dict "memory" $request) "limits" (dict "memory" $limit))) }}
+{{- end -}}
+
 {{/* Where pods of one kind may run: spread over machines, also when that is not fully possible. Takes root and component. */}}
 {{- define "rollcall.placement" -}}
 topologySpreadConstraints:
