@@ -121,7 +121,7 @@ impl Checkpointer {
             let Some(newest) = choose(own, reach, &listed, worth) else {
                 return Ok(None);
             };
-            tracing::info!(%partition, next = %newest.next, "taking a checkpoint");
+            tracing::info!(%partition, next = %newest.next, "fetching a store from a checkpoint");
             self.fetch(partition, store, own, reach)
         });
         match found {

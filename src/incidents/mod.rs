@@ -32,6 +32,7 @@ use crate::presence::{LogTime, Offset, Partition};
 use crate::registry::{self, Schemas};
 use crate::schema::avro::{self, IncidentRecord, Schema};
 use crate::topics::{INCIDENTS_FOUND_IN, Topic};
+use chrono::{DateTime, SecondsFormat};
 use position::FinderNote;
 use std::collections::{BTreeMap, VecDeque};
 use std::ops::ControlFlow;
@@ -468,8 +469,12 @@ impl Finder {
         self.partitions.iter_mut().for_each(|one| one.forget_before(needed));
         let wall_ms = self.clock.now_ms();
         for incident in found {
+            // A time beyond the calendar has no text.
+            let at = DateTime::from_timestamp_millis(incident.from as i64);
+            let at = at.map_or_else(String::new, |at| at.to_rfc3339_opts(SecondsFormat::Millis, true));
             tracing::warn!(
                 id = incident.id,
+                at,
                 departures = incident.departures,
                 devices = incident.devices,
                 online_before = incident.online_before,
