@@ -1,9 +1,9 @@
 #!/usr/bin/env python3
 """Runs the queries of docs/analytics.md with DuckDB over an export and compares what they give with what the document shows.
 
-    python3 examples/analytics/queries.py docs/analytics.md lake
-    python3 examples/analytics/queries.py docs/analytics.md lake --write    # the document shows what they give now
-    python3 examples/analytics/queries.py docs/analytics.md export --views views.sql    # with what `rollcall lake --sql` prints
+    python3 examples/analytics/queries.py docs/analytics.md tables
+    python3 examples/analytics/queries.py docs/analytics.md tables --write    # the document shows what they give now
+    python3 examples/analytics/queries.py docs/analytics.md tables --views views.sql    # with what `rollcall lake --sql` prints
 """
 
 import difflib
@@ -15,14 +15,14 @@ import duckdb
 BLOCK = re.compile(r"```sql\n([^`]*)```\n\n```text\n[^`]*```\n")
 
 
-def connect(lake, views):
+def connect(export, views):
     connection = duckdb.connect()
     connection.execute("SET TimeZone = 'UTC'")
     if views:
         with open(views) as file:
             connection.execute(file.read())
     for table in ["events"] if views else ["intervals", "changes", "events"]:
-        files = f"{lake}/{table}/*/*.parquet".replace("'", "''")
+        files = f"{export}/{table}/*/*.parquet".replace("'", "''")
         connection.execute(f"CREATE VIEW {table} AS FROM read_parquet('{files}', hive_partitioning = true)")
     return connection
 
@@ -37,10 +37,10 @@ def table(connection, query):
     return "\n".join(lines) + "\n"
 
 
-def main(path, lake, *flags):
+def main(path, export, *flags):
     with open(path) as file:
         document = file.read()
-    connection = connect(lake, flags[1] if flags[:1] == ("--views",) else None)
+    connection = connect(export, flags[1] if flags[:1] == ("--views",) else None)
     count = 0
 
     def run(block):

@@ -87,13 +87,13 @@ fn the_document_shows_what_its_queries_give_and_the_curve_of_its_days() {
     let folded = output(&mut rollcall(&["fold", &events]));
     let lines = folded.lines().filter(|line| line.starts_with("{\"type\":\"change\""));
     std::fs::write(&changes, lines.map(|line| format!("{line}\n")).collect::<String>()).unwrap();
-    let lake = directory.path().join("lake");
-    export(&["--intervals", "--changes", &changes], "parquet", &lake);
-    export(&["--changes", &changes], "parquet", &lake);
-    export(&["--events", &events], "parquet", &lake);
+    let tables = directory.path().join("tables");
+    export(&["--intervals", "--changes", &changes], "parquet", &tables);
+    export(&["--changes", &changes], "parquet", &tables);
+    export(&["--events", &events], "parquet", &tables);
     let mut command = Command::new(&python);
     command.arg(root("examples/analytics/queries.py"));
-    command.arg(root("docs/analytics.md")).arg(&lake);
+    command.arg(root("docs/analytics.md")).arg(&tables);
     assert_eq!(output(&mut command).trim(), "10 queries");
 
     let swept = output(&mut rollcall(&[

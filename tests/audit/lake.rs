@@ -565,14 +565,14 @@ fn the_queries_of_the_analytics_give_the_same_on_a_lake() {
     let to = path("lake");
     once(&to, directory.path());
     let mut command = rollcall(&["audit", "export", "--events"]);
-    output(command.arg(path("events.jsonl")).arg("--out").arg(path("export")));
+    output(command.arg(path("events.jsonl")).arg("--out").arg(path("tables")));
     let views = output(rollcall(&["lake", "--sql", "--to"]).arg(&to));
     std::fs::write(path("views.sql"), views).unwrap();
     let mut command = Command::new(&python);
     command
         .arg(root("examples/analytics/queries.py"))
         .arg(root("docs/analytics.md"));
-    command.arg(path("export")).arg("--views").arg(path("views.sql"));
+    command.arg(path("tables")).arg("--views").arg(path("views.sql"));
     assert_eq!(output(&mut command).trim(), "10 queries");
 }
 
