@@ -22,7 +22,7 @@ pub enum Role {
     Reader,
     /// `rollcall webhook --kafka`
     Webhook,
-    /// `rollcall log`, `audit`, `quarantine`, `doctor` and `topics check`
+    /// `rollcall log`, `audit`, `lake`, `quarantine`, `doctor` and `topics check`
     Operator,
 }
 
