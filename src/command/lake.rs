@@ -244,7 +244,8 @@ fn print_views(location: LakeLocation) -> anyhow::Result<()> {
     let bytes = location.manifest(runtime()?.handle().clone());
     let Some(bytes) = bytes.with_context(|| format!("cannot read the lake in {shown}"))? else {
         bail!(
-            "there is no lake in {shown}: it has no manifest.json; `rollcall lake --to {shown}` makes one with its first commit"
+            "there is no lake in {shown}: it has no manifest.json; `rollcall lake --to {shown}` makes one with its first commit, as \
+             soon as the log has a change"
         );
     };
     let manifest = LakeManifest::read(&bytes).map_err(lake::Error::from)?;
@@ -458,7 +459,11 @@ impl<S: LakeStorage> LakeFollower<S> {
             }
             self.report_behind();
             if once && is_at_end && unread.is_none() && !more {
-                return self.commit();
+                self.commit()?;
+                if self.lake.committed().commit == 0 {
+                    tracing::warn!("the log has no change yet, so there are no tables: the first change makes them");
+                }
+                return Ok(());
             }
             if once && now_ms >= progress_ms + READ_PATIENCE_MS {
                 self.commit()?;
