@@ -128,6 +128,12 @@ fn read_scopes(text: &str) -> anyhow::Result<Scopes> {
             }
             ("name", Some(name)) if (1..=NAME_BYTES_MAX).contains(&name.len()) => scopes.name = Some(name.to_owned()),
             // It may be a token, so it is not shown.
+            _ if scope.contains(char::is_whitespace) => {
+                bail!(
+                    "scope {} has a space in it; write a comma between two scopes",
+                    number + 1
+                )
+            }
             _ => bail!("scope {} is unknown; there are {KNOWN}", number + 1),
         }
     }
@@ -210,6 +216,8 @@ mod tests {
             ("read 0123456789abcdefg", "at least 16 characters"),
             ("0123456789abcdefg read,secret-secret-secret", "scope 2 is unknown"),
             ("0123456789abcdefg publish:", "scope 1 is unknown"),
+            ("0123456789abcdefg admin name:ops", "scope 1 has a space in it"),
+            ("0123456789abcdefg metrics,read publish", "scope 2 has a space in it"),
             ("0123456789abcdefg publish,publish:edge-1", "has no effect"),
             ("0123456789abcdefg admin,publish:edge-1", "has no effect"),
             ("0123456789abcdefg name:alice", "must have a scope"),
