@@ -2,6 +2,7 @@
 
 use std::error::Error;
 use std::io;
+use tokio_rustls::rustls;
 
 /// Returns a clause such as `connection refused`, to be written after a colon.
 pub fn reason(error: reqwest::Error) -> String {
@@ -27,6 +28,41 @@ pub fn innermost(error: &(dyn Error + 'static)) -> String {
     with_hint(text)
 }
 
+/// Whether something answered a request, though not as was expected: then a server runs there. A connection that could not be made
+/// says nothing about that, unless it was TLS that failed.
+pub fn is_answered(error: &reqwest::Error) -> bool {
+    !error.is_connect() || is_of_tls(error)
+}
+
+/// Whether an error is one of TLS: something answered, but not in TLS, or its certificate is not accepted.
+pub fn is_of_tls(error: &(dyn Error + 'static)) -> bool {
+    let mut next = Some(error);
+    while let Some(error) = next {
+        // What an error of the system wraps is not its source.
+        let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+        if error.is::<rustls::Error>() || wrapped.is_some_and(|wrapped| is_of_tls(wrapped)) {
+            return true;
+        }
+        next = error.source();
+    }
+    false
+}
+
+/// What TLS says of a certificate that is not accepted, before the cause.
+const CERTIFICATE: &str = "invalid peer certificate: ";
+
+/// Says why a certificate is not accepted, and what is to be done where the cause alone does not say it.
+fn certificate(cause: &str) -> String {
+    let why = if cause.contains("CaUsedAsEndEntity") {
+        "the certificate is marked as a CA (CA:TRUE), and that of a server must not be; make one with basicConstraints=CA:FALSE"
+    } else if cause.contains("UnknownIssuer") {
+        "UnknownIssuer, it is not from a CA that is trusted here"
+    } else {
+        cause
+    };
+    format!("its certificate is not accepted: {why}")
+}
+
 /// What libraries say of a connection that ended in the middle of a response.
 const CUT: [&str; 3] = [
     "unexpected EOF during chunk size line",
@@ -39,6 +75,9 @@ const CUT: [&str; 3] = [
 fn with_hint(text: String) -> String {
     if CUT.contains(&text.as_str()) {
         return "the connection ended before the response was complete".to_owned();
+    }
+    if let Some(cause) = text.strip_prefix(CERTIFICATE) {
+        return certificate(cause);
     }
     if text.contains("InvalidContentType") {
         return format!("the answer is not TLS ({text}); if the server has no TLS, use http://");
@@ -113,5 +152,18 @@ mod tests {
             assert!(why.ends_with(hint), "{why}");
             serving.await.expect("it answers");
         }
+    }
+
+    #[test]
+    fn a_certificate_that_is_not_accepted_is_named_with_its_mistake() {
+        let why = |cause: &str| with_hint(format!("{CERTIFICATE}{cause}"));
+        let of_ca = why("Other(OtherError(CaUsedAsEndEntity))");
+        assert!(
+            of_ca.starts_with("its certificate is not accepted: ") && of_ca.contains("CA:TRUE"),
+            "{of_ca}"
+        );
+        assert!(why("UnknownIssuer").contains("not from a CA that is trusted here"));
+        let expired = "certificate expired: verification time 1, but certificate is not valid after 0";
+        assert_eq!(why(expired), format!("its certificate is not accepted: {expired}"));
     }
 }

@@ -1,6 +1,6 @@
 //! `rollcall health`: asks a running process whether it is ready, for containers and scripts without curl.
 
-use crate::cause::reason;
+use crate::cause::{is_of_tls, reason};
 use crate::config::SecretUrl;
 use crate::tls::trusting;
 use reqwest::Url;
@@ -95,7 +95,10 @@ fn ask(args: &Args) -> Result<String, String> {
 
 async fn answer(client: &reqwest::Client, url: Url, shown: &Url) -> Result<String, String> {
     let answer = client.get(url).send().await;
-    let mut answer = answer.map_err(|error| format!("{shown} does not answer: {}", reason(error)))?;
+    let mut answer = answer.map_err(|error| match is_of_tls(&error) {
+        true => format!("{shown} answers, but {}", reason(error)),
+        false => format!("{shown} does not answer: {}", reason(error)),
+    })?;
     let status = answer.status();
     let mut body = Vec::new();
     while body.len() < ANSWER_BYTES_MAX {

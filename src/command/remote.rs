@@ -2,7 +2,7 @@
 
 use crate::api::client::{self as api, ClientError, RouteRequest};
 use crate::api::routes::RouteId;
-use crate::cause::reason;
+use crate::cause::{is_answered, reason};
 use crate::config::{Credential, SecretUrl};
 use crate::tls::trusting;
 use anyhow::{Context as _, bail};
@@ -56,7 +56,7 @@ pub struct Client {
     url: SecretUrl,
 }
 
-/// No connection to a server could be made, or it broke.
+/// No connection to a server could be made.
 #[derive(Debug, thiserror::Error)]
 #[error("no server answers at {url} (--url): {why}; start one with `rollcall serve`, or give the URL of one that runs")]
 pub struct NoServer {
@@ -121,6 +121,9 @@ impl Client {
                  listens there",
                 TIMEOUT.as_secs()
             ),
+            Err(ClientError::Unreached(error)) if is_answered(&error) => {
+                bail!("a server answers at {url} (--url), but {}", reason(error))
+            }
             Err(ClientError::Unreached(error)) => {
                 let no_server = NoServer {
                     url: url.clone(),

@@ -11,7 +11,7 @@ pub mod tally;
 use crate::api::answers::{Policy, PolicyAnswer, PolicyPlatform};
 use crate::api::client::{Client, ClientError};
 use crate::api::routes::RouteId;
-use crate::cause::reason;
+use crate::cause::{is_answered, reason};
 use crate::clock::Clock;
 use crate::config::SecretUrl;
 use crate::gateway::uplink::http::HttpUplink;
@@ -137,6 +137,8 @@ impl Report {
 pub enum Error {
     #[error("no engine answers at {url} (--engine): {why}; start one with `rollcall serve`, or give its URL")]
     Engine { url: SecretUrl, why: String },
+    #[error("an engine answers at {url} (--engine), but {why}")]
+    Answer { url: SecretUrl, why: String },
     #[error("{0}")]
     Setting(String),
 }
@@ -166,12 +168,22 @@ fn puts_out(policy: &Policy) -> Result<bool, Error> {
 }
 
 async fn ask_policy(settings: &Settings) -> Result<Policy, Error> {
-    let unreached = |error: ClientError| Error::Engine {
-        url: settings.engine.clone(),
-        why: match error {
-            ClientError::Unreached(error) => reason(error),
-            ClientError::Refused { .. } | ClientError::Unreadable { .. } => error.to_string(),
-        },
+    let unreached = |error: ClientError| {
+        let url = settings.engine.clone();
+        match error {
+            ClientError::Unreached(error) if is_answered(&error) => Error::Answer {
+                url,
+                why: reason(error),
+            },
+            ClientError::Unreached(error) => Error::Engine {
+                url,
+                why: reason(error),
+            },
+            ClientError::Refused { .. } | ClientError::Unreadable { .. } => Error::Answer {
+                url,
+                why: error.to_string(),
+            },
+        }
     };
     let http = reqwest::Client::builder().no_proxy().timeout(PATIENCE);
     let http = trusting(http, settings.engine_ca.as_deref()).map_err(|error| Error::Setting(error.to_string()))?;

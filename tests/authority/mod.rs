@@ -6,7 +6,7 @@ use rcgen::{
 use std::path::{Path, PathBuf};
 
 pub struct Authority {
-    issuer: Issuer<'static, KeyPair>,
+    pub issuer: Issuer<'static, KeyPair>,
     /// Its certificate, PEM.
     pub pem: String,
 }

@@ -548,6 +548,42 @@ fn health_needs_no_ca_without_tls_and_goes_nowhere_else_with_any_certificate() {
 }
 
 #[test]
+fn a_certificate_that_is_marked_as_a_ca_is_named_as_the_cause_and_no_other_server_is_asked_for() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
+    let (chain, key, data) = (path("self.pem"), path("self.key"), path("data"));
+    // As `openssl req -x509` makes it: the certificate of the server is that of a CA.
+    let authority = Authority::new("ours");
+    authority.write(Path::new(&chain));
+    std::fs::write(&key, authority.issuer.key().serialize_pem()).expect("written");
+    let serve = ["serve", "--listen", "127.0.0.1:0", "--data", &data];
+    let mut serving = rollcall(&[&serve[..], &["--http-tls-cert", &chain, "--http-tls-key", &key]].concat());
+    let (_server, console) = line_of(&mut serving, "console  https://");
+    let url = console.trim_start_matches("console  ").trim_end_matches('/').to_owned();
+    for command in [
+        &["stats", "--url", &url, "--ca-file", &chain][..],
+        &["doctor", "--data", &data, "--url", &url, "--ca-file", &chain],
+        &["health", "--url", &url, "--ca-file", &chain],
+        &[
+            "load",
+            "--gateway",
+            "ws://127.0.0.1:1",
+            "--engine",
+            &url,
+            "--engine-ca-file",
+            &chain,
+        ],
+    ] {
+        let (said, status) = run(command);
+        assert!(
+            said.contains("but its certificate is not accepted: the certificate is marked as a CA (CA:TRUE)"),
+            "{said}"
+        );
+        assert!(status != Some(0) && !said.contains("start one"), "{said}");
+    }
+}
+
+#[test]
 fn our_own_clients_speak_tls_and_trust_only_the_ca_that_is_given() {
     let directory = tempfile::tempdir().expect("a directory");
     let path = |name: &str| directory.path().join(name).to_str().expect("UTF-8").to_owned();
@@ -600,10 +636,11 @@ fn our_own_clients_speak_tls_and_trust_only_the_ca_that_is_given() {
     assert!(said.contains("\"check\":\"server\",\"verdict\":\"well\""), "{said}");
     // Each refuses a certificate of another CA, and names a file that it cannot use.
     for (command, trusted, says) in [
-        ("health", Some(&other), "does not answer: "),
-        ("health", None, "does not answer: "),
-        ("stats", Some(&other), "no server answers at "),
-        ("stats", None, "no server answers at "),
+        ("health", Some(&other), "answers, but its certificate is not accepted: "),
+        ("health", None, "answers, but its certificate is not accepted: "),
+        ("stats", Some(&other), "(--url), but its certificate is not accepted: "),
+        ("stats", None, "(--url), but its certificate is not accepted: "),
+        ("doctor", Some(&other), "(--url), but its certificate is not accepted: "),
         ("stats", Some(&path("server.key")), "has no certificate"),
         ("health", Some(&path("nowhere.pem")), "nowhere.pem failed"),
     ] {
@@ -611,6 +648,7 @@ fn our_own_clients_speak_tls_and_trust_only_the_ca_that_is_given() {
         arguments.extend(trusted.iter().flat_map(|file| ["--ca-file", file.as_str()]));
         let (said, status) = run(&arguments);
         assert!(said.contains(says) && status != Some(0), "{arguments:?}: {said}");
+        assert!(!said.contains("start one"), "a server runs there: {said}");
     }
     let gateway = [
         "gateway",
