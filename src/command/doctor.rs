@@ -450,8 +450,8 @@ fn server(server: &Server, found: &mut Vec<Diagnosis>) -> anyhow::Result<()> {
         Ok(stats) => stats,
         Err(error) => {
             let fix = "if a server should run there: rollcall health, and the end of its log";
-            // A server that answers with an error, or not at all, is not one that is not there.
-            let verdict = match error.is::<NoServer>() {
+            // No server need run at the default URL. One that answers with an error, or hangs, is there.
+            let verdict = match error.is::<NoServer>() && !server.is_named() {
                 true => Verdict::Skipped,
                 false => Verdict::Wrong,
             };

@@ -20,15 +20,9 @@ const TIMEOUT: Duration = Duration::from_secs(10);
 /// Which server is asked, and how its answers are shown.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Server {
-    /// The HTTP interface of a running server; with several nodes on Kafka, any of them
-    #[arg(
-        long,
-        value_name = "URL",
-        env = "ROLLCALL_URL",
-        default_value = "http://127.0.0.1:8080",
-        hide_env_values = true
-    )]
-    url: SecretUrl,
+    /// The HTTP interface of a running server; with several nodes on Kafka, any of them [default: http://127.0.0.1:8080]
+    #[arg(long, value_name = "URL", env = "ROLLCALL_URL", hide_env_values = true)]
+    url: Option<SecretUrl>,
     /// A bearer token of the server. Other users of this machine can see it on the command line
     #[arg(
         long,
@@ -70,7 +64,15 @@ pub struct Response {
     body: Vec<u8>,
 }
 
+/// The server that is asked without a flag and a setting.
+const DEFAULT_URL: &str = "http://127.0.0.1:8080";
+
 impl Server {
+    /// Whether a flag or a setting names the server.
+    pub fn is_named(&self) -> bool {
+        self.url.is_some()
+    }
+
     /// Reads the token and returns a client. Sends no request yet.
     pub fn client(&self) -> anyhow::Result<Client> {
         let token = match &self.token_file {
@@ -83,10 +85,14 @@ impl Server {
         let http = trusting(http, self.ca_file.as_deref()).context("--ca-file cannot be used")?;
         let http = http.build().context("cannot create an HTTP client")?;
         let token = token.as_ref().map(|token| token.reveal());
+        let url = match &self.url {
+            Some(url) => url.clone(),
+            None => DEFAULT_URL.parse().expect("it is a URL"),
+        };
         Ok(Client {
-            server: api::Client::new(http, self.url.reveal(), token),
+            server: api::Client::new(http, url.reveal(), token),
             runtime: runtime.context("cannot start the async runtime")?,
-            url: self.url.clone(),
+            url,
         })
     }
 }

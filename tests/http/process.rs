@@ -4,7 +4,7 @@ use crate::client::Client;
 use crate::house::{connect, on, says, wait_until};
 use serde_json::{Value, json};
 use std::io::{BufRead, BufReader, Read as _, Write as _};
-use std::net::TcpListener;
+use std::net::{TcpListener, TcpStream};
 use std::ops::Deref;
 use std::path::Path;
 use std::process::{Child, Command, ExitStatus, Stdio};
@@ -497,7 +497,16 @@ fn the_doctor_sees_a_server_and_the_machine_and_changes_nothing() {
     };
     assert_eq!(of_server(&url), "well");
     drop(server);
-    assert_eq!(of_server(&url), "skipped", "nothing listens there any more");
+    assert_eq!(
+        of_server(&url),
+        "wrong",
+        "nothing listens there any more, and it is the server that was asked for"
+    );
+    // Nobody has said that a server runs at the default URL.
+    if TcpStream::connect("127.0.0.1:8080").is_err() {
+        let (printed, _) = run(&["doctor", "--data", data]);
+        assert!(printed.contains("skipped  server  "), "{printed}");
+    }
     let (printed, _) = run(&["doctor", "--data", "no-such-directory", "--url", &url]);
     assert!(
         printed.contains("skipped  disk          there is no data directory no-such-directory\n"),
