@@ -19,6 +19,14 @@ pub fn create(directory: &Path) -> io::Result<()> {
     sync(parent)
 }
 
+/// Returns what to do about an error of a file or directory, to be written after the error. Empty if nothing is known.
+pub fn advice(error: &io::Error) -> &'static str {
+    match error.kind() {
+        io::ErrorKind::PermissionDenied => "; run this as the user that the server runs as, which owns the directory",
+        _ => "",
+    }
+}
+
 /// Makes the names in a directory survive the death of the machine.
 pub fn sync(directory: &Path) -> io::Result<()> {
     File::open(directory)?.sync_all()
@@ -55,5 +63,12 @@ mod tests {
         assert_eq!(parent(Path::new("lake/changes")), Path::new("lake"));
         assert_eq!(parent(Path::new("/lake")), Path::new("/"));
         create(Path::new(".")).unwrap();
+    }
+
+    #[test]
+    fn who_may_not_read_a_directory_is_sent_to_the_user_who_may() {
+        let denied = io::Error::from(io::ErrorKind::PermissionDenied);
+        assert!(advice(&denied).contains("run this as the user that the server runs as"));
+        assert_eq!(advice(&io::Error::from(io::ErrorKind::NotADirectory)), "");
     }
 }

@@ -1,7 +1,12 @@
 //! The directories that a command writes to: separate from each other, and not readable by other users of the machine.
 
-use anyhow::{Context as _, bail};
-use std::fs::{File, Metadata};
+use crate::directory;
+use crate::lake::storage::is_lake;
+use anyhow::{anyhow, bail};
+use std::ffi::CString;
+use std::fs::{File, Metadata, TryLockError};
+use std::io;
+use std::os::unix::ffi::OsStrExt as _;
 use std::os::unix::fs::MetadataExt as _;
 use std::path::{Component, Path, PathBuf};
 use url::Url;
@@ -28,12 +33,41 @@ pub fn warn_if_others_read(what: &str, path: &Path) {
     }
 }
 
+/// Returns whether there is something at a path. An error, such as a missing permission, does not say that there is nothing.
+pub fn exists(path: &Path) -> anyhow::Result<bool> {
+    path.try_exists().map_err(|error| unreadable(path, &error))
+}
+
+/// Returns the error for a file or directory that could not be looked at: with its path, and what to do.
+pub fn unreadable(path: &Path, error: &io::Error) -> anyhow::Error {
+    anyhow!("cannot read {}: {error}{}", path.display(), directory::advice(error))
+}
+
 /// Locks a data directory for this process. The lock ends with the file. Returns `None` if another process has it.
 pub fn lock_data(data: &Path) -> anyhow::Result<Option<File>> {
     let path = data.join("lock");
+    let verb = if exists(&path)? { "open" } else { "create" };
     let file = File::options().create(true).truncate(false).write(true).open(&path);
-    let file = file.with_context(|| format!("cannot create {}", path.display()))?;
+    let file = file.map_err(|error| {
+        let advice = directory::advice(&error);
+        anyhow!("cannot {verb} {}: {error}{advice}", path.display())
+    })?;
     Ok(file.try_lock().is_ok().then_some(file))
+}
+
+/// Returns whether a process has locked a data directory. Creates no file.
+pub fn is_locked(data: &Path) -> anyhow::Result<bool> {
+    let path = data.join("lock");
+    if !exists(&path)? {
+        return Ok(false);
+    }
+    let file = File::open(&path).map_err(|error| unreadable(&path, &error))?;
+    // The lock that this takes ends at once, with the file.
+    match file.try_lock_shared() {
+        Ok(()) => Ok(false),
+        Err(TryLockError::WouldBlock) => Ok(true),
+        Err(TryLockError::Error(error)) => Err(unreadable(&path, &error)),
+    }
 }
 
 /// Fails if the checkpoint directory is within the data directory or contains it: a loss of one would take the other with
@@ -61,7 +95,15 @@ pub fn apart(data: &Path, checkpoints: &str) -> anyhow::Result<()> {
 /// followed.
 pub fn outside_of_servers(flag: &str, directory: &Path) -> anyhow::Result<()> {
     let directory = resolved(directory);
-    if let Some(data) = directory.ancestors().find(|one| is_of_server(one)) {
+    refuse_data_of_servers(flag, &directory, directory.ancestors())
+}
+
+fn refuse_data_of_servers<'a>(
+    flag: &str,
+    directory: &Path,
+    mut around: impl Iterator<Item = &'a Path>,
+) -> anyhow::Result<()> {
+    if let Some(data) = around.find(|one| is_of_server(one)) {
         bail!(
             "{flag} names {}, but {} is the data directory of a server, which needs it for itself; name a directory outside of it",
             directory.display(),
@@ -71,11 +113,84 @@ pub fn outside_of_servers(flag: &str, directory: &Path) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fails if the directory of a new log that a flag names is for something else: within the data directory of a server, with the stores
+/// of another log, or a lake or within one. Symbolic links are followed.
+pub fn fit_for_a_new_log(flag: &str, directory: &Path) -> anyhow::Result<()> {
+    let directory = resolved(directory);
+    // Whether the directory itself has a log already, the one who opens that finds out.
+    refuse_data_of_servers(flag, &directory, directory.ancestors().skip(1))?;
+    let store = directory.join("store");
+    if exists(&store)? && !exists(&super::log_directory(&directory))? {
+        bail!(
+            "{flag} names {}, which has the stores of another log ({}); name a directory of its own for the new log",
+            directory.display(),
+            store.display()
+        );
+    }
+    if let Some(lake) = directory.ancestors().find(|one| is_lake(one)) {
+        bail!(
+            "{flag} names {}, but {} is a lake (rollcall lake --to); name a directory outside of it",
+            directory.display(),
+            lake.display()
+        );
+    }
+    Ok(())
+}
+
+/// Fails if a directory cannot be created or written to by this user. Creates nothing.
+pub fn check_can_create(directory: &Path) -> anyhow::Result<()> {
+    let directory = resolved(directory);
+    for place in directory.ancestors() {
+        if !exists(place)? {
+            continue;
+        }
+        if !place.is_dir() {
+            bail!("{} is not a directory", place.display());
+        }
+        return match not_writable(place) {
+            None => Ok(()),
+            Some(error) => bail!(
+                "cannot write to {}: {error}{}",
+                place.display(),
+                directory::advice(&error)
+            ),
+        };
+    }
+    Ok(())
+}
+
+/// Returns the error that writing to a file, or creating one in a directory, would give this user.
+#[expect(
+    unsafe_code,
+    reason = "the standard library does not say what a user may do without doing it"
+)]
+pub fn not_writable(path: &Path) -> Option<io::Error> {
+    let right = if path.is_dir() {
+        libc::W_OK | libc::X_OK
+    } else {
+        libc::W_OK
+    };
+    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
+    // SAFETY: the path ends with a zero byte, and nothing is written.
+    let refused = unsafe { libc::access(path.as_ptr(), right) != 0 };
+    refused.then(io::Error::last_os_error)
+}
+
+/// Returns whether a path is a directory or within it. Symbolic links are followed.
+pub fn is_within(path: &Path, directory: &Path) -> bool {
+    resolved(path).starts_with(resolved(directory))
+}
+
+/// Returns whether two paths name the same directory. Symbolic links are followed.
+pub fn are_same(one: &Path, other: &Path) -> bool {
+    resolved(one) == resolved(other)
+}
+
 /// Fails if a data directory has an embedded log, for a server that uses Kafka at `bootstrap`. It would not read that log, and rebuild
 /// the stores, which are of that log, from Kafka.
 pub fn without_embedded_log(data: &Path, bootstrap: &str) -> anyhow::Result<()> {
     let log = super::log_directory(data);
-    if log.is_dir() {
+    if exists(&log)? && log.is_dir() {
         bail!(
             "--data names {data}, which has an embedded log ({log}) and the stores of that log; a server with --kafka reads its events \
              from Kafka, so give it another --data. To move the events of that log to Kafka: rollcall reshard --data {data} --kafka \

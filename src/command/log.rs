@@ -8,8 +8,8 @@
 mod incidents;
 
 use super::cluster::Cluster;
-use super::connect;
 use super::schemas::schemas;
+use super::{connect, directories};
 use crate::config::SecretUrl;
 use crate::engine::rejected::{Rejected, decode};
 use crate::log::local::LocalLog;
@@ -96,7 +96,7 @@ pub(super) fn open(kafka: Option<&str>, data: &Path, cluster: &Cluster) -> anyho
         return connect::reader(bootstrap, cluster);
     }
     let directory = super::log_directory(data);
-    if !directory.exists() {
+    if !directories::exists(&directory)? {
         bail!(
             "there is no log in {}; give the data directory of a server with --data, such as ./rollcall-data, or the \
              brokers of a server on Kafka with --kafka",

@@ -139,6 +139,12 @@ pub fn read_manifest(root: &Path) -> io::Result<Option<Vec<u8>>> {
     read_if_there(&root.join(MANIFEST))
 }
 
+/// Whether a directory is a lake, also one that has no commit yet.
+pub fn is_lake(root: &Path) -> bool {
+    let has_file = |name: &str| root.join(name).is_file();
+    FOLDERS.iter().all(|folder| root.join(folder).is_dir()) && (has_file(LOCK) || has_file(MANIFEST))
+}
+
 fn read_if_there(path: &Path) -> io::Result<Option<Vec<u8>>> {
     match fs::read(path) {
         Ok(bytes) => Ok(Some(bytes)),

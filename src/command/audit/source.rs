@@ -9,6 +9,7 @@ use crate::api::answers::ChangeData;
 use crate::audit::verify::QuarantinedEvent;
 use crate::clock::{Deadline, SystemClock};
 use crate::command::cluster::Cluster;
+use crate::command::directories;
 use crate::command::log::open;
 use crate::command::progress::ReadProgress;
 use crate::command::schemas::schemas_of;
@@ -454,13 +455,14 @@ impl AuditSource<'_> {
         }
     }
 
-    /// Returns the directory of the engine's store of a partition, where it is on this machine.
-    pub fn store_directory(&self, partition: Partition) -> Option<PathBuf> {
+    /// Returns the directory of the engine's store of a partition, if it is on this machine.
+    pub fn store_directory(&self, partition: Partition) -> anyhow::Result<Option<PathBuf>> {
         match self {
             AuditSource::Log { flags, .. } if flags.kafka.is_none() => {
-                Some(crate::store::directory_of(flags.data(), partition)).filter(|directory| directory.exists())
+                let directory = crate::store::directory_of(flags.data(), partition);
+                Ok(directories::exists(&directory)?.then_some(directory))
             }
-            AuditSource::Log { .. } | AuditSource::Files { .. } => None,
+            AuditSource::Log { .. } | AuditSource::Files { .. } => Ok(None),
         }
     }
 

@@ -258,7 +258,7 @@ fn stored_folds(
     partition: Partition,
 ) -> anyhow::Result<Vec<(&'static str, StoredFold)>> {
     let mut folds = Vec::new();
-    if let Some(directory) = source.store_directory(partition) {
+    if let Some(directory) = source.store_directory(partition)? {
         let mut read = StoredFold::read(&directory, partition, hash_seed());
         for _ in 1..ATTEMPTS {
             if read.is_ok() {

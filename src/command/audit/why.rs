@@ -77,9 +77,10 @@ fn from_store(
     partition: Partition,
 ) -> anyhow::Result<WithoutFold> {
     // Under another first policy the answer would be another one.
-    let directory = source
-        .store_directory(partition)
-        .filter(|_| args.source.policy.is_none());
+    let directory = match args.source.policy {
+        None => source.store_directory(partition)?,
+        Some(_) => None,
+    };
     let Some(directory) = directory else {
         return Ok(WithoutFold::NeedsFold);
     };

@@ -3,6 +3,7 @@
 use super::{differences, in_force};
 use crate::command::audit::source::SourceFlags;
 use crate::command::audit::what_if;
+use crate::command::directories;
 use crate::command::remote::Server;
 use crate::command::table::plain;
 use crate::config::read_policy;
@@ -92,9 +93,15 @@ fn place(against: &str) -> anyhow::Result<&'static str> {
     match Path::new(against).is_dir() {
         true => Ok("--data"),
         false if against.split(',').all(is_broker) => Ok("--kafka"),
-        false => bail!(
-            "--against {against:?}: there is no such directory, and brokers are named as HOST:PORT, with commas between them"
-        ),
+        false => {
+            let is_there = directories::exists(Path::new(against)).context("--against cannot be used")?;
+            let what = if is_there {
+                "it is no directory"
+            } else {
+                "there is no such directory"
+            };
+            bail!("--against {against:?}: {what}, and brokers are named as HOST:PORT, with commas between them")
+        }
     }
 }
 

@@ -5,6 +5,7 @@
 //! is durable, since the owner's sync is not visible from outside: good for people and tools that look on, not for a
 //! fold.
 
+use super::opening::Purpose;
 use super::tables::{Damage, Tables};
 use super::{incidents, keys, opening, shard};
 use crate::log::{Error, Limit, Position, Range, Reader, Record, UnreadablePosition};
@@ -32,17 +33,19 @@ struct Notes {
 }
 
 impl LocalReader {
-    pub(super) fn open(dir: &Path) -> Result<LocalReader, Error> {
-        if !dir.join("CURRENT").exists() {
-            if dir.is_dir() {
+    /// Returns `None` if there is no log, and nothing that keeps one from being created. An error is one that opening the log
+    /// for this purpose would give.
+    pub(super) fn open(dir: &Path, purpose: Purpose) -> Result<Option<LocalReader>, Error> {
+        if !opening::has(dir, &dir.join("CURRENT"))? {
+            if opening::has(dir, dir)? {
                 opening::judge_files(dir)?;
             }
-            return Err(Error::Open(format!("there is no log in {}", dir.display()).into()));
+            return Ok(None);
         }
         let notes = Notes::make()?;
         let mut attempt = 1;
         let (tables, partitions) = loop {
-            match opening::follow(dir, &notes.dir) {
+            match opening::follow(dir, &notes.dir, purpose) {
                 Ok(opened) => break opened,
                 Err(error) if attempt == ATTEMPTS => return Err(error),
                 Err(_) => {
@@ -52,11 +55,16 @@ impl LocalReader {
             }
         };
         drop(notes);
-        Ok(LocalReader {
+        Ok(Some(LocalReader {
             partitions,
             tables,
             dir: dir.to_owned(),
-        })
+        }))
+    }
+
+    /// Returns whether the log is still being filled with the events of another one.
+    pub(super) fn is_unfinished(&self) -> Result<bool, Error> {
+        opening::is_unfinished(&self.dir, &self.tables)
     }
 }
 

@@ -206,7 +206,14 @@ impl LocalLog {
     /// Looks on at the log in a directory, which another process may own and be writing. A log that its owner would
     /// refuse as damaged is an error here too.
     pub fn follow(dir: &Path) -> Result<LocalReader, Error> {
-        LocalReader::open(dir)
+        let no_log = || Error::Open(format!("there is no log in {}", dir.display()).into());
+        LocalReader::open(dir, Purpose::Reading)?.ok_or_else(no_log)
+    }
+
+    /// Looks on like [`LocalLog::follow`] at a log that no process has open. What [`LocalLog::open`] would refuse is an error
+    /// here too. Returns `None` if it would create a log. Writes nothing.
+    pub fn judge(dir: &Path) -> Result<Option<LocalReader>, Error> {
+        LocalReader::open(dir, Purpose::Engine)
     }
 
     /// Takes no more appends and commits ([`Error::Closed`]), writes the appends that wait, and syncs. Reading goes

@@ -40,17 +40,8 @@ const MOVED: &str = "MOVED";
 pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Result<OpenedTables, Error> {
     directory::create(dir).map_err(|error| unusable(dir, &error))?;
     judge_files(dir)?;
-    if purpose != Purpose::Moving
-        && let Some(to) = moved_to(dir)?
-    {
-        let (dir, file) = (dir.display(), dir.join(MOVED));
-        let text = format!(
-            "the log in {dir} takes no more events: rollcall reshard moves or has moved them to {to}. Use that log once the \
-             command has finished. To use this one again, remove {}; events that the other log has received since are not \
-             here",
-            file.display()
-        );
-        return Err(Error::Open(text.into()));
+    if purpose != Purpose::Moving {
+        refuse_moved(dir)?;
     }
     let tables = Tables::open(dir, Mode::Make).map_err(|error| not_opened(dir, &error))?;
     let damaged = |damage: Damage| damage.opening(dir);
@@ -61,7 +52,7 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Res
         .map_err(damaged)?
         .is_none()
     {
-        if EndsFile::path(dir).exists() || !tables.is_empty().map_err(damaged)? {
+        if has(dir, &EndsFile::path(dir))? || !tables.is_empty().map_err(damaged)? {
             return Err(no_log(dir));
         }
         let layout = match purpose {
@@ -70,18 +61,11 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Res
         };
         write_meta(dir, &tables, layout, partitions.unwrap_or(DEFAULT_PARTITIONS))?;
     }
-    let has = partitions_of(dir, &tables, purpose)?;
-    if let Some(wanted) = partitions
-        && wanted != has
-    {
-        let dir = dir.display();
-        let text = format!(
-            "the log in {dir} was made with {has} partitions, but {wanted} are asked for; the number is fixed when a \
-             log is made. Ask for {has}, or use another directory"
-        );
-        return Err(Error::Open(text.into()));
+    let made_with = partitions_of(dir, &tables, purpose)?;
+    if let Some(wanted) = partitions {
+        refuse_other_number(dir, made_with, wanted)?;
     }
-    let partitions_shards = load(dir, &tables, has)?;
+    let partitions_shards = load(dir, &tables, made_with)?;
     let ends: Ends = partitions_shards.iter().map(ends_of).collect();
     check_claims(dir, &ends, claims(dir)?.as_ref())?;
     let ends_file = EndsFile::open(dir, ends).map_err(|error| unusable(dir, &error))?;
@@ -90,6 +74,34 @@ pub(super) fn open(dir: &Path, partitions: Option<u32>, purpose: Purpose) -> Res
         partitions_shards,
         ends_file,
     })
+}
+
+/// Refuses a log whose events were moved to another one.
+fn refuse_moved(dir: &Path) -> Result<(), Error> {
+    let Some(to) = moved_to(dir)? else {
+        return Ok(());
+    };
+    let (dir, file) = (dir.display(), dir.join(MOVED));
+    let text = format!(
+        "the log in {dir} takes no more events: rollcall reshard moves or has moved them to {to}. Use that log once the \
+         command has finished. To use this one again, remove {}; events that the other log has received since are not \
+         here",
+        file.display()
+    );
+    Err(Error::Open(text.into()))
+}
+
+/// Refuses a log that was made with another number of partitions than is asked for.
+pub(super) fn refuse_other_number(dir: &Path, made_with: u32, wanted: u32) -> Result<(), Error> {
+    if wanted == made_with {
+        return Ok(());
+    }
+    let dir = dir.display();
+    let text = format!(
+        "the log in {dir} was made with {made_with} partitions, but {wanted} are asked for; the number is fixed when a \
+         log is made. Ask for {made_with}, or use another directory"
+    );
+    Err(Error::Open(text.into()))
 }
 
 /// Returns to which log the events of the log in a directory were moved, as [`note_moved`] was given it.
@@ -110,6 +122,13 @@ pub(super) fn note_moved(dir: &Path, to: &str) -> Result<(), Error> {
         directory::sync(dir)
     };
     write().map_err(|error| unusable(dir, &error))
+}
+
+/// Returns whether a log is still being filled with the events of another one.
+pub(super) fn is_unfinished(dir: &Path, tables: &Tables) -> Result<bool, Error> {
+    let layout = tables.db().get_cf(tables.meta(), keys::META_LAYOUT);
+    let layout = layout.map_err(|error| Damage::from(error).reading(dir))?;
+    Ok(layout.as_deref() == Some(&keys::LAYOUT_UNFINISHED.to_be_bytes()[..]))
 }
 
 /// Returns the number of partitions of a log with this layout.
@@ -150,14 +169,27 @@ fn partitions_of(dir: &Path, tables: &Tables, purpose: Purpose) -> Result<u32, E
 
 /// Returns the error for a directory that cannot be used because of an error of the operating system.
 pub(super) fn unusable(dir: &Path, error: &std::io::Error) -> Error {
-    Error::Open(format!("the directory {} cannot be used for the log: {error}", dir.display()).into())
+    let advice = directory::advice(error);
+    Error::Open(
+        format!(
+            "the directory {} cannot be used for the log: {error}{advice}",
+            dir.display()
+        )
+        .into(),
+    )
+}
+
+/// Returns whether there is something at a path in the directory of a log. An error, such as a missing permission, does not
+/// say that there is nothing.
+pub(super) fn has(dir: &Path, path: &Path) -> Result<bool, Error> {
+    path.try_exists().map_err(|error| unusable(dir, &error))
 }
 
 /// Refuses a directory in which no log must be created. Either it holds another program's RocksDB, or it holds a log
 /// without its CURRENT file, in whose place RocksDB would silently create a new database.
 pub(super) fn judge_files(dir: &Path) -> Result<(), Error> {
-    if !dir.join("CURRENT").exists() {
-        let mut tables = EndsFile::path(dir).exists();
+    if !has(dir, &dir.join("CURRENT"))? {
+        let mut tables = has(dir, &EndsFile::path(dir))?;
         for entry in std::fs::read_dir(dir).map_err(|error| unusable(dir, &error))? {
             let name = entry.map_err(|error| unusable(dir, &error))?.file_name();
             tables |= Path::new(&name).extension().is_some_and(|kind| kind == "sst");
@@ -178,7 +210,7 @@ pub(super) fn judge_files(dir: &Path) -> Result<(), Error> {
         // contains data, it belongs to another program.
         let db = DB::open_cf_for_read_only(&Options::default(), dir, &families, false)
             .map_err(|error| not_opened(dir, &error))?;
-        if EndsFile::path(dir).exists() || db.iterator(IteratorMode::Start).next().is_some() {
+        if has(dir, &EndsFile::path(dir))? || db.iterator(IteratorMode::Start).next().is_some() {
             return Err(no_log(dir));
         }
     }
@@ -188,8 +220,10 @@ pub(super) fn judge_files(dir: &Path) -> Result<(), Error> {
 /// Returns the error for a RocksDB without what every log has: it was a log if the file that is written last is there.
 fn no_log(dir: &Path) -> Error {
     let ends = EndsFile::path(dir);
-    if !ends.exists() {
-        return foreign(dir);
+    match has(dir, &ends) {
+        Ok(true) => {}
+        Ok(false) => return foreign(dir),
+        Err(error) => return error,
     }
     let what = format!("what a log begins with is missing, though {} is there", ends.display());
     Damage::new(what).opening(dir)
@@ -219,6 +253,16 @@ struct FoundPartition {
     position: Result<Position, UnreadablePosition>,
 }
 
+impl FoundPartition {
+    /// Returns the position. Refuses one that a later version wrote.
+    fn position(&self, dir: &Path, partition: Partition) -> Result<Position, Error> {
+        self.position.as_ref().copied().map_err(|later| {
+            let what = format!("the position of partition {partition} {later}");
+            Error::Open(format!("the log in {}: {what}", dir.display()).into())
+        })
+    }
+}
+
 /// Finds where the topics of a partition start and end. Refuses events that end before what was folded of them.
 fn find(dir: &Path, tables: &Tables, partition: Partition) -> Result<FoundPartition, Error> {
     let damaged = |damage: Damage| damage.opening(dir);
@@ -245,16 +289,22 @@ fn find(dir: &Path, tables: &Tables, partition: Partition) -> Result<FoundPartit
     Ok(FoundPartition { shards, position })
 }
 
-/// Judges the log in a directory as its owner would, without writing to it, and opens it for looking on. What its owner
-/// does at the same time may be taken for damage, so an error counts only if it is there again and again.
-pub(super) fn follow(dir: &Path, notes: &Path) -> Result<(Tables, u32), Error> {
+/// Judges the log in a directory as [`open`] would for a purpose, without writing to it, and opens it for looking on. What its
+/// owner does at the same time may be taken for damage, so an error counts only if it is there again and again.
+pub(super) fn follow(dir: &Path, notes: &Path, purpose: Purpose) -> Result<(Tables, u32), Error> {
+    if matches!(purpose, Purpose::Engine | Purpose::Filling) {
+        refuse_moved(dir)?;
+    }
     // Before it is looked at: its owner may write more meanwhile, and never less.
     let claimed = claims(dir)?;
     Tables::check_files(dir).map_err(|error| not_opened(dir, &error))?;
     let tables = Tables::open(dir, Mode::Follow(notes)).map_err(|error| not_opened(dir, &error))?;
-    let partitions = partitions_of(dir, &tables, Purpose::Reading)?;
+    let partitions = partitions_of(dir, &tables, purpose)?;
     let ends = |number| -> Result<_, Error> {
         let found = find(dir, &tables, Partition(number))?;
+        if purpose != Purpose::Reading {
+            found.position(dir, Partition(number))?;
+        }
         Ok(found.shards.map(|shard| shard.tail.end))
     };
     let found = (0..partitions).map(ends).collect::<Result<Ends, Error>>()?;
@@ -264,13 +314,10 @@ pub(super) fn follow(dir: &Path, notes: &Path) -> Result<(Tables, u32), Error> {
 
 fn load(dir: &Path, tables: &Tables, partitions: u32) -> Result<Vec<PartitionShards>, Error> {
     let load_one = |partition: Partition| -> Result<PartitionShards, Error> {
-        let FoundPartition { shards, position } = find(dir, tables, partition)?;
-        let position = position.map_err(|later| {
-            let what = format!("the position of partition {partition} {later}");
-            Error::Open(format!("the log in {}: {what}", dir.display()).into())
-        })?;
+        let found = find(dir, tables, partition)?;
+        let position = found.position(dir, partition)?;
         Ok(PartitionShards {
-            shards: shards.map(ShardWriter::new),
+            shards: found.shards.map(ShardWriter::new),
             position: Mutex::new(position),
             owners: Mutex::new(0),
             traced: TracedEvents::default(),
