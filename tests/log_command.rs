@@ -788,3 +788,42 @@ fn a_server_warns_of_malformed_records_once_with_reason_count_and_the_newest() {
     let (_, later) = serving.next("stopped", WARNING);
     assert!(!while_folding && !later);
 }
+
+#[test]
+fn what_cannot_be_looked_at_is_not_said_to_be_missing() {
+    let directory = tempfile::tempdir().unwrap();
+    let file = directory.path().join("file");
+    std::fs::write(&file, "").unwrap();
+    let circle = directory.path().join("circle");
+    std::os::unix::fs::symlink(&circle, &circle).unwrap();
+    let long = directory.path().join("x".repeat(300));
+    let lake = directory.path().join("lake");
+    let lake = ["lake", "--once", "--to", lake.to_str().unwrap()];
+    let to = directory.path().join("new");
+    let reshard = ["reshard", "--partitions", "4", "--to-data", to.to_str().unwrap()];
+    for (data, why) in [
+        (&file, "Not a directory"),
+        (&circle, "Too many levels of symbolic links"),
+        (&long, "File name too long"),
+    ] {
+        for arguments in [
+            &["log", "events"][..],
+            &lake,
+            &["audit", "at", "-1m"],
+            &["audit", "verify"],
+            &["quarantine", "list"],
+            &reshard,
+        ] {
+            let output = rollcall(arguments).arg("--data").arg(data).output().unwrap();
+            let error = complaint(output);
+            assert!(error.contains(why), "{arguments:?} {data:?}: {error}");
+            assert!(!error.contains("there is no"), "{arguments:?} {data:?}: {error}");
+        }
+        let output = rollcall(&["doctor", "--data"]).arg(data).output().unwrap();
+        let found = String::from_utf8(output.stdout).unwrap();
+        assert!(
+            output.status.code() == Some(1) && found.contains("WRONG    disk "),
+            "{found}"
+        );
+    }
+}

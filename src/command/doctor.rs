@@ -3,6 +3,8 @@
 //! It changes nothing, and may run beside servers. It knows only what can be seen from outside: `rollcall audit verify` compares
 //! the outputs with the events.
 
+mod data;
+
 use super::cluster::Cluster;
 use super::remote::{NoServer, Server};
 use super::table::plain;
@@ -14,18 +16,14 @@ use crate::config::{DEFAULT_DATA, DEFAULT_GROUP};
 use crate::log::kafka::admin::{self, Readable};
 use crate::log::kafka::settings::Connection;
 use crate::log::kafka::topics::Severity;
-use crate::log::local::LocalLog;
 use crate::log::{self, Limit, Position, Reader};
 use crate::presence::{Offset, Partition};
 use crate::topics::Topic;
 use crate::version;
 use serde::Serialize;
-use std::ffi::CString;
 use std::fmt;
 use std::io::{self, Write};
-use std::os::unix::ffi::OsStrExt as _;
-use std::os::unix::fs::MetadataExt as _;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::time::Duration;
 
 /// Looks for what is wrong with this machine, the topics and a running server, and says what to do
@@ -44,7 +42,8 @@ pub struct Args {
     /// The group of the servers
     #[arg(long, value_name = "NAME", env = "ROLLCALL_GROUP", default_value = DEFAULT_GROUP)]
     group: String,
-    /// Where servers keep checkpoints, to compare them with how far the log reaches back
+    /// Where servers on Kafka keep checkpoints, to compare them with how far the log reaches back. Those of a server with the embedded
+    /// log are not looked at
     #[arg(
         long,
         value_name = "URL",
@@ -112,8 +111,8 @@ impl fmt::Display for Diagnosis {
 /// Prints what was found and returns the exit status: 1 if something is wrong, else 0.
 pub fn run(args: Args) -> anyhow::Result<u8> {
     let mut found = vec![clock(), files()];
-    found.extend(disk(&args.data));
-    found.extend(embedded_log(&args.data));
+    found.extend(data::disk(&args.data));
+    found.extend(data::embedded_log(&args.data, args.kafka.as_deref()));
     if let Some(bootstrap) = &args.kafka {
         let connection = connect::of_flags(bootstrap, &args.cluster)?;
         cluster(&connection, &args, &mut found);
@@ -166,118 +165,6 @@ fn files() -> Diagnosis {
     }
     let fix = format!("raise the limit to {FILES_WANTED} or more: ulimit -n, LimitNOFILE= in systemd");
     Diagnosis::new("open files", Verdict::Warning, found, fix)
-}
-
-/// Below this a log cannot be written for long, and compaction needs room.
-const FREE_WRONG: u64 = 256 << 20;
-const FREE_WARNING: u64 = 4 << 30;
-
-/// What the data directory is like: who can read it, if that is too many, and how much is free.
-fn disk(data: &Path) -> Vec<Diagnosis> {
-    let shown = data.display();
-    let Ok(metadata) = std::fs::metadata(data) else {
-        let found = format!("there is no data directory {shown}");
-        return vec![Diagnosis::new("disk", Verdict::Skipped, found, "")];
-    };
-    let mut found = Vec::new();
-    if metadata.mode() & 0o007 != 0 {
-        let what = format!("other users of this machine can read or change {shown}");
-        found.push(Diagnosis::new(
-            "disk",
-            Verdict::Warning,
-            what,
-            format!("chmod 700 {shown}"),
-        ));
-    }
-    found.extend(unwritable(data));
-    found.push(free_space(data));
-    found
-}
-
-/// The first place in the data directory that a server of this user could not write to.
-fn unwritable(data: &Path) -> Option<Diagnosis> {
-    let log = super::log_directory(data);
-    let places = [
-        data.to_owned(),
-        data.join("lock"),
-        log.join("LOCK"),
-        log,
-        data.join("store"),
-    ];
-    places.iter().filter(|place| place.exists()).find_map(|place| {
-        let error = not_writable(place)?;
-        let what = format!("this user cannot write to {}: {error}; a server could not start", place.display());
-        let fix = "start server and doctor as the user that owns it, or chown it; a file system that is read-only has to be \
-                   mounted again";
-        Some(Diagnosis::new("disk", Verdict::Wrong, what, fix))
-    })
-}
-
-#[expect(
-    unsafe_code,
-    reason = "the standard library does not say what a user may do without doing it"
-)]
-fn not_writable(path: &Path) -> Option<io::Error> {
-    let right = if path.is_dir() {
-        libc::W_OK | libc::X_OK
-    } else {
-        libc::W_OK
-    };
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    // SAFETY: the path ends with a zero byte, and nothing is written.
-    let refused = unsafe { libc::access(path.as_ptr(), right) != 0 };
-    refused.then(io::Error::last_os_error)
-}
-
-/// Whether the embedded log can be read, and ends where it was durable.
-fn embedded_log(data: &Path) -> Option<Diagnosis> {
-    let directory = super::log_directory(data);
-    if !directory.exists() {
-        return None;
-    }
-    Some(match LocalLog::follow(&directory) {
-        Ok(log) => {
-            let found = format!(
-                "{} partitions, and no file of it is missing or cut short",
-                log.partitions()
-            );
-            Diagnosis::well("log", found)
-        }
-        Err(error) => {
-            let fix = "docs/operating.md says what each message means; keep a copy of the directory";
-            Diagnosis::new("log", Verdict::Wrong, error.to_string(), fix)
-        }
-    })
-}
-
-fn free_space(data: &Path) -> Diagnosis {
-    let shown = data.display();
-    let Some(free) = free_bytes(data) else {
-        let found = format!("how much is free below {shown} cannot be read");
-        return Diagnosis::new("disk", Verdict::Skipped, found, "");
-    };
-    let found = format!("{} MiB are free below {shown}", free >> 20);
-    let fix = "free some space, or lower --retention-mib";
-    match free {
-        0..FREE_WRONG => Diagnosis::new("disk", Verdict::Wrong, found, fix),
-        FREE_WRONG..FREE_WARNING => Diagnosis::new("disk", Verdict::Warning, found, fix),
-        FREE_WARNING.. => Diagnosis::well("disk", found),
-    }
-}
-
-#[allow(clippy::unnecessary_cast, reason = "the width of the fields is the platform's")]
-#[expect(unsafe_code, reason = "the standard library does not say how full a disk is")]
-fn free_bytes(path: &Path) -> Option<u64> {
-    let path = CString::new(path.as_os_str().as_bytes()).ok()?;
-    let mut stat = std::mem::MaybeUninit::<libc::statvfs>::uninit();
-    // SAFETY: the path ends with a zero byte, and the structure is large enough; it is read only if the call succeeded.
-    let stat = unsafe {
-        if libc::statvfs(path.as_ptr(), stat.as_mut_ptr()) != 0 {
-            return None;
-        }
-        stat.assume_init()
-    };
-    Some(stat.f_bavail as u64 * stat.f_frsize as u64)
 }
 
 /// What the topics, the group and open transactions are like.
@@ -522,8 +409,6 @@ fn server_of(stats: &Stats) -> Vec<Diagnosis> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::log::local::Settings;
-    use std::sync::Arc;
 
     fn readable(last_stable: i64, end: i64) -> Readable {
         Readable {
@@ -551,54 +436,6 @@ mod tests {
             [Verdict::Well],
             "it has just begun"
         );
-    }
-
-    #[test]
-    fn a_directory_that_others_can_read_is_named_beside_what_is_free() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let directory = tempfile::tempdir().expect("a directory");
-        let of_mode = |mode| {
-            let permissions = std::fs::Permissions::from_mode(mode);
-            std::fs::set_permissions(directory.path(), permissions).expect("it is ours");
-            disk(directory.path())
-        };
-        let found = of_mode(0o755);
-        assert_eq!(found.len(), 2, "{found:?}");
-        assert!(found[0].fix.starts_with("chmod 700"), "{found:?}");
-        assert!(found[1].found.contains("MiB are free"), "{found:?}");
-        let found = of_mode(0o700);
-        assert_eq!(found.len(), 1, "{found:?}");
-        assert!(found[0].found.contains("MiB are free"), "{found:?}");
-    }
-
-    #[test]
-    fn a_log_that_is_cut_or_cannot_be_written_is_wrong() {
-        let data = tempfile::tempdir().expect("a directory");
-        assert!(embedded_log(data.path()).is_none());
-        let directory = super::super::log_directory(data.path());
-        drop(LocalLog::open(&directory, Settings::default(), Arc::new(SystemClock::new())).expect("made"));
-        let verdict = || embedded_log(data.path()).expect("a log").verdict;
-        assert_eq!(verdict(), Verdict::Well);
-        assert_eq!(unwritable(data.path()), None);
-        let current = std::fs::read_to_string(directory.join("CURRENT")).expect("text");
-        let manifest = directory.join(current.trim());
-        let bytes = std::fs::read(&manifest).expect("bytes");
-        std::fs::write(&manifest, &bytes[..bytes.len() / 2]).expect("written");
-        assert_eq!(verdict(), Verdict::Wrong);
-    }
-
-    #[test]
-    fn what_this_user_cannot_write_to_is_named() {
-        use std::os::unix::fs::PermissionsExt as _;
-        let data = tempfile::tempdir().expect("a directory");
-        let store = data.path().join("store");
-        std::fs::create_dir(&store).expect("made");
-        std::fs::set_permissions(&store, std::fs::Permissions::from_mode(0o500)).expect("it is ours");
-        // Root can write everywhere.
-        let can_write = std::fs::write(store.join("file"), "").is_ok();
-        let found = unwritable(data.path());
-        assert_eq!(found.is_none(), can_write, "{found:?}");
-        assert!(found.is_none_or(|one| one.verdict == Verdict::Wrong && one.found.contains("store")));
     }
 
     #[test]

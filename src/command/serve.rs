@@ -573,9 +573,10 @@ fn open_log(config: &Config, clock: Arc<dyn Clock>) -> anyhow::Result<LocalLog> 
         ..Settings::default()
     };
     let log = LocalLog::open(&super::log_directory(&config.data), settings, clock.clone())?;
-    check_stores(&log, &config.data)?;
-    let mut ends = (0..log.partitions()).map(|partition| log.range(Topic::Events, Partition(partition)));
-    let is_new = ends.all(|range| range.is_ok_and(|range| range.end == Offset(0)));
+    let ends = (0..log.partitions()).map(|partition| Ok(log.range(Topic::Events, Partition(partition))?.end));
+    let ends = ends.collect::<Result<Vec<Offset>, log::Error>>()?;
+    check_stores(&ends, &config.data)?;
+    let is_new = ends.iter().all(|end| *end == Offset(0));
     if is_new && clock.now_ms() < CLOCK_MIN_MS {
         bail!(
             "this machine's clock is before 2025, and the first records of a new log would get that time; set the clock, \

@@ -3,11 +3,13 @@
 use crate::client::Client;
 use crate::house::{connect, on, says, wait_until};
 use serde_json::{Value, json};
+use std::collections::BTreeMap;
 use std::io::{BufRead, BufReader, Read as _, Write as _};
 use std::net::{TcpListener, TcpStream};
 use std::ops::Deref;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
+use std::time::SystemTime;
 
 pub struct Server {
     process: Child,
@@ -302,8 +304,17 @@ fn a_log_that_is_older_than_its_store_is_refused_before_anything_is_appended() {
         std::fs::copy(&path, older.join(path.file_name().expect("a name"))).expect("copied");
     }
     publish(2);
+    assert_eq!(doctor_of_log(&data).0, "well");
     std::fs::remove_dir_all(&log).expect("removed");
     std::fs::rename(&older, &log).expect("renamed");
+    let (verdict, found, fix) = doctor_of_log(&data);
+    assert!(
+        verdict == "wrong"
+            && found.contains("but was folded up to")
+            && found.contains("the log is older than the store"),
+        "{found}"
+    );
+    assert!(fix.contains("restore the log that belongs to "), "{fix}");
     // It stays so: a start that is refused appends nothing.
     for _ in 0..2 {
         let error = refused(&data, &["--listen", "127.0.0.1:0"]);
@@ -312,11 +323,58 @@ fn a_log_that_is_older_than_its_store_is_refused_before_anything_is_appended() {
     }
     // Nor does a log that begins at 0 again.
     std::fs::remove_dir_all(&log).expect("removed");
+    let (verdict, found, _) = doctor_of_log(&data);
+    assert!(
+        verdict == "warning" && found.contains("a server without --kafka refuses to start"),
+        "{found}"
+    );
+    std::fs::create_dir(&log).expect("made");
+    let (verdict, found, _) = doctor_of_log(&data);
+    assert!(
+        verdict == "wrong" && found.contains("partition 0 of events ends at 0"),
+        "{found}"
+    );
+    std::fs::remove_dir(&log).expect("removed");
     let error = refused(&data, &["--listen", "127.0.0.1:0", "--partitions", "1"]);
     assert!(
         error.contains("partition 0 of events ends at 0, but was folded up to"),
         "{error}"
     );
+    // The start that was refused has created the log.
+    let (verdict, found, _) = doctor_of_log(&data);
+    assert!(
+        verdict == "wrong" && found.contains("partition 0 of events ends at 0"),
+        "{found}"
+    );
+}
+
+/// What the doctor says of the log in a data directory, which it leaves as it is: the verdict, what it found, and what to do.
+fn doctor_of_log(data: &Path) -> (String, String, String) {
+    let before = files(data);
+    let (printed, status) = run(&["doctor", "--json", "--data", data.to_str().expect("UTF-8")]);
+    assert_eq!(files(data), before);
+    let found: Vec<Value> = serde_json::from_str(&printed).expect("JSON");
+    let of_log = found
+        .iter()
+        .find(|one| one["check"] == "log")
+        .expect("it looks at the log");
+    let text = |key: &str| of_log[key].as_str().unwrap_or_default().to_owned();
+    assert!(text("verdict") != "wrong" || status == Some(1), "{printed}");
+    (text("verdict"), text("found"), text("fix"))
+}
+
+/// Every file below a directory, with its length and when it was changed.
+fn files(directory: &Path) -> BTreeMap<PathBuf, (u64, SystemTime)> {
+    let mut found = BTreeMap::new();
+    for entry in std::fs::read_dir(directory).expect("a directory") {
+        let path = entry.expect("an entry").path();
+        let metadata = path.metadata().expect("of a file");
+        found.insert(path.clone(), (metadata.len(), metadata.modified().expect("a time")));
+        if metadata.is_dir() {
+            found.extend(files(&path));
+        }
+    }
+    found
 }
 
 #[test]

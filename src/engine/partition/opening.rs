@@ -10,13 +10,12 @@ use crate::engine::outbox::{Outbox, TailCause};
 use crate::engine::reconcile::{Comparison, OutputTail};
 use crate::engine::traced::TracedRecords;
 use crate::engine::{Error, RevisionAt, Tuning};
-use crate::log::{Input, Log, OwnedPartition, PartitionHandle, Position};
+use crate::log::{Input, OwnedPartition, PartitionHandle, Position};
 use crate::presence::policy::Policy;
 use crate::presence::state::State;
 use crate::presence::{LogTime, Offset, Partition, Revision, Status};
 use crate::schema::policy::written_policy;
 use crate::store::{self, Applied, DueKey, Store, UserLocation};
-use crate::topics::Topic;
 use std::collections::{HashMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
@@ -149,12 +148,13 @@ fn is_ahead(stands: &Position, committed: &Position) -> bool {
 }
 
 /// Refuses the embedded log if it lacks events that a store in the data directory has. To be called before anything is
-/// appended: the offsets of events that are missing must not be given out again.
-pub fn check_stores(log: &dyn Log, data: &Path) -> Result<(), Error> {
-    for partition in (0..log.partitions()).map(Partition) {
+/// appended: the offsets of events that are missing must not be given out again. `ends` is where the events of each partition
+/// end.
+pub fn check_stores(ends: &[Offset], data: &Path) -> Result<(), Error> {
+    for (partition, end) in (0..).map(Partition).zip(ends) {
         // What else may be wrong with a store, the one who opens it finds out.
         if let Ok(Some(folded)) = standing(&store::directory_of(data, partition), partition) {
-            check_not_lost(partition, log.range(Topic::Events, partition)?.end, folded)?;
+            check_not_lost(partition, *end, folded)?;
         }
     }
     Ok(())
