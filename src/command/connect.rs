@@ -142,6 +142,11 @@ impl TopicSet {
         Ok(filling.map(|filling| Box::new(filling) as Box<dyn FillingLog>))
     }
 
+    /// Returns whether [`TopicSet::fill`] would open the topics. The errors are those that it would give. Creates nothing.
+    pub fn can_be_filled(&self, partitions: u32, replication: Option<usize>) -> anyhow::Result<bool> {
+        Ok(KafkaFilling::judge(&self.0, (partitions, replication))?.is_some())
+    }
+
     /// Has the brokers refuse events from now on. `probe` is an event without effect.
     pub fn close_events(&self, probe: &[u8]) -> anyhow::Result<()> {
         Ok(kafka::close_events(&self.0, probe, &SystemClock::new())?)

@@ -22,7 +22,7 @@ use crate::config::{DEFAULT_DATA, SecretUrl};
 use crate::failpoint;
 use crate::log::FillingLog;
 use crate::log::local::{LocalFilling, MAX_PARTITIONS};
-use anyhow::{Context as _, bail};
+use anyhow::{Context as _, anyhow, bail};
 use copying::Copying;
 use source::{OldDirectory, OldLog, OldTopics};
 use std::io::Write as _;
@@ -75,7 +75,7 @@ pub struct Args {
     /// With --finish: finishes although users differ
     #[arg(long, requires = "finish")]
     accept_differences: bool,
-    /// Writes nothing: reads the old log, splits it in memory, and compares
+    /// Writes nothing: looks at the place of the new log, reads the old log, splits it in memory, and compares
     #[arg(long)]
     dry_run: bool,
 }
@@ -108,16 +108,21 @@ fn reshard(args: &Args) -> anyhow::Result<()> {
     }
     // Before anything is written: what is taken for malformed would go to the wrong partition.
     let (schemas, _runtime) = schemas_of(source.reader(), args.registry.as_ref())?;
+    target.check(&from)?;
+    let not_ours = || {
+        anyhow!(
+            "{} is not a log that this command was filling: it is finished, or an engine uses it. Expected an empty place, or one \
+             that an earlier run with the same flags was filling",
+            target.described()
+        )
+    };
     let filling = match args.dry_run {
-        true => None,
-        false => match target.fill(args, &from)? {
+        true if target.can_be_filled(args)? => None,
+        true => return Err(not_ours()),
+        false => match target.fill(args)? {
             Some(filling) => Some(filling),
             None if args.finish && source.is_left()? => return report_finished(&target.next_step(&from)),
-            None => bail!(
-                "{} is not a log that this command was filling: it is finished, or an engine uses it. Expected an empty place, or one \
-                 that an earlier run with the same flags was filling",
-                target.described()
-            ),
+            None => return Err(not_ours()),
         },
     };
     let policy = crate::config::read_policy(args.policy.as_deref())?.unwrap_or_default();
@@ -269,20 +274,47 @@ impl Move {
 }
 
 impl Place {
+    /// Refuses a directory for the new log that is for something else. Writes nothing.
+    fn check(&self, from: &Place) -> anyhow::Result<()> {
+        let Place::Directory(data) = self else {
+            return Ok(());
+        };
+        if let Place::Directory(old) = from {
+            let log_of = super::log_directory;
+            if directories::are_same(data, old) || directories::are_same(&log_of(data), &log_of(old)) {
+                bail!("--data and --to-data name the same directory; the new log needs one of its own");
+            }
+            if directories::is_within(data, old) {
+                bail!(
+                    "--to-data names {}, which is within {}, the directory of the old log (--data); name a directory outside of it",
+                    data.display(),
+                    old.display()
+                );
+            }
+        }
+        directories::fit_for_a_new_log("--to-data", data)
+    }
+
+    /// Returns whether [`Place::fill`] would open the new log. The errors are those that it would give. Writes nothing.
+    fn can_be_filled(&self, args: &Args) -> anyhow::Result<bool> {
+        let data = match self {
+            Place::Topics(new) => return new.can_be_filled(args.partitions, args.replication),
+            Place::Directory(data) => data,
+        };
+        let to = super::log_directory(data);
+        let cannot = || format!("cannot fill the log in {}", to.display());
+        directories::check_can_create(&to).with_context(cannot)?;
+        LocalFilling::judge(&to, args.partitions).with_context(cannot)
+    }
+
     /// Opens the new log to fill it. Returns `None` if that is not possible any more.
-    fn fill(&self, args: &Args, from: &Place) -> anyhow::Result<Option<Box<dyn FillingLog>>> {
+    fn fill(&self, args: &Args) -> anyhow::Result<Option<Box<dyn FillingLog>>> {
         let data = match self {
             Place::Topics(new) => return new.fill(args.partitions, args.replication),
             Place::Directory(data) => data,
         };
         directories::keep_to_ourselves();
         let to = super::log_directory(data);
-        if let Place::Directory(old) = from
-            && to.exists()
-            && to.canonicalize()? == super::log_directory(old).canonicalize()?
-        {
-            bail!("--data and --to-data name the same directory; the new log needs one of its own");
-        }
         let filling = LocalFilling::open(&to, args.partitions, Arc::new(SystemClock::new()))
             .with_context(|| format!("cannot fill the log in {}", to.display()))?;
         Ok(filling.map(|filling| Box::new(filling) as Box<dyn FillingLog>))

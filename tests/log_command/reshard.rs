@@ -94,6 +94,14 @@ fn fill(house: &House) {
     house.publish(r#"{"type":"forget","user":"user-6"}"#);
 }
 
+/// What the doctor says of a data directory in which something is wrong.
+#[track_caller]
+fn doctor(data: &Path) -> String {
+    let output = rollcall(&["doctor", "--data"]).arg(data).output().unwrap();
+    assert_eq!(output.status.code(), Some(1), "{output:?}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
 #[test]
 fn a_move_that_is_killed_at_any_step_and_repeated_is_complete_once() {
     let house = House::new();
@@ -121,6 +129,11 @@ fn a_move_that_is_killed_at_any_step_and_repeated_is_complete_once() {
     assert!(error.contains("is in use by another process"), "{error}");
     let error = complaint(serve(to));
     assert!(error.contains("is not complete: rollcall reshard copies"), "{error}");
+    let found = doctor(to);
+    assert!(
+        found.contains("WRONG    log           the log in ") && found.contains("is not complete"),
+        "{found}"
+    );
     house.publish(r#"{"type":"custom_status","user":"user-26","text":"later"}"#);
     let before = changes(&from, PARTITIONS);
     let House { data, log, .. } = house;
@@ -132,6 +145,12 @@ fn a_move_that_is_killed_at_any_step_and_repeated_is_complete_once() {
     assert!(
         error.contains("takes no more events") && error.contains("with 6 partitions"),
         "{error}"
+    );
+    let found = doctor(&from);
+    assert!(found.contains("WRONG    log           the log in "), "{found}");
+    assert!(
+        found.contains("takes no more events") && found.contains("with 6 partitions"),
+        "{found}"
     );
     killed(&["--finish"], "compared");
     let error = complaint(serve(to));
@@ -261,28 +280,82 @@ fn what_cannot_be_moved_is_refused_with_a_sentence() {
     let error = complaint(reshard(from, from, &[]).output().unwrap());
     assert!(error.contains("name the same directory"), "{error}");
 
+    // Places that are for something else, also where nothing would be written.
+    let within = from.join("new");
+    let stores = tempfile::tempdir().unwrap();
+    std::fs::create_dir(stores.path().join("store")).unwrap();
+    let of_server = tempfile::tempdir().unwrap();
+    std::fs::create_dir(of_server.path().join("store")).unwrap();
+    std::fs::write(of_server.path().join("lock"), "").unwrap();
+    let within_server = of_server.path().join("new");
+    let lake = tempfile::tempdir().unwrap();
+    let made = rollcall(&["lake", "--once", "--to"])
+        .arg(lake.path())
+        .arg("--data")
+        .arg(from)
+        .output()
+        .unwrap();
+    text(made);
+    let within_lake = lake.path().join("new");
+    let a_file = stores.path().join("file");
+    std::fs::write(&a_file, "").unwrap();
+    let below_a_file = a_file.join("new");
+    for (place, says) in [
+        (from, "name the same directory"),
+        (&*within, "the directory of the old log"),
+        (stores.path(), "has the stores of another log"),
+        (&*within_server, "is the data directory of a server"),
+        (lake.path(), "is a lake"),
+        (&*within_lake, "is a lake"),
+        (&*a_file, "ot a directory"),
+        (&*below_a_file, "ot a directory"),
+    ] {
+        for more in [&["--dry-run"][..], &[]] {
+            let error = complaint(reshard(from, place, more).output().unwrap());
+            assert!(error.contains(says), "{place:?} {more:?}: {error}");
+            assert!(!place.join("log").exists() || place == from);
+        }
+    }
+
     // Another log is in the way: of an engine, or filled from elsewhere.
     let other = House::new();
     let error = complaint(reshard(from, other.data.path(), &[]).output().unwrap());
     assert!(error.contains("in use by another process"), "{error}");
     let House { data, log, .. } = other;
     drop(log);
-    let error = complaint(reshard(from, data.path(), &[]).output().unwrap());
-    assert!(
-        error.contains("was made with 2 partitions, but 6 are asked for"),
-        "{error}"
-    );
+    for more in [&["--dry-run"][..], &[]] {
+        let error = complaint(reshard(from, data.path(), more).output().unwrap());
+        assert!(
+            error.contains("was made with 2 partitions, but 6 are asked for"),
+            "{error}"
+        );
+    }
     let used = tempfile::tempdir().unwrap();
     let six = Settings {
         partitions: Some(TARGETS),
         ..Settings::default()
     };
     drop(LocalLog::open(&used.path().join("log"), six, house.clock.clone()).unwrap());
-    let error = complaint(reshard(from, used.path(), &[]).output().unwrap());
-    assert!(error.contains("is not a log that this command was filling"), "{error}");
+    for more in [&["--dry-run"][..], &[]] {
+        let error = complaint(reshard(from, used.path(), more).output().unwrap());
+        assert!(error.contains("is not a log that this command was filling"), "{error}");
+    }
+    let to_nowhere = [
+        "reshard",
+        "--partitions",
+        "6",
+        "--kafka",
+        "127.0.0.1:1",
+        "--to-prefix",
+        "new",
+        "--dry-run",
+    ];
+    let error = complaint(rollcall(&to_nowhere).arg("--data").arg(from).output().unwrap());
+    assert!(error.contains("127.0.0.1:1"), "no broker is there: {error}");
     let elsewhere = House::new();
     elsewhere.connect("somebody", "phone", 1);
     text(reshard(elsewhere.data.path(), to, &[]).output().unwrap());
+    text(reshard(elsewhere.data.path(), to, &["--dry-run"]).output().unwrap());
     let error = complaint(reshard(from, to, &[]).output().unwrap());
     assert!(
         error.contains("of the new log has another record at offset 0"),

@@ -120,6 +120,21 @@ fn create_with(
     Ok(Created { plan, checked })
 }
 
+/// Returns the facts of the topic of events, if there is one. Fails where [`create_to_fill`] would, of topics that are not finished.
+/// Creates nothing. Blocks like [`check`].
+pub(super) fn events_to_fill(connection: &Connection, wanted: RequestedTopics) -> Result<Option<TopicFacts>, Error> {
+    let mut facts = Admin::new(connection)?.facts()?;
+    let events = facts.topics.get(&ManagedTopic::Events);
+    let is_finished = events.is_some_and(|events| {
+        let by = events.settings.get(TIMESTAMP_TYPE);
+        by.is_none_or(|by| by != TIMESTAMPS_GIVEN)
+    });
+    if !is_finished {
+        plan(connection, &facts, wanted)?;
+    }
+    Ok(facts.topics.remove(&ManagedTopic::Events))
+}
+
 /// Returns the facts of the topic of events; `None` if there is no such topic. Blocks like [`check`].
 pub(super) fn events(connection: &Connection) -> Result<Option<TopicFacts>, Error> {
     let mut facts = Admin::new(connection)?.facts()?;

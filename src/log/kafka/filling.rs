@@ -76,31 +76,46 @@ impl ProducerContext for Deliveries {
     }
 }
 
+/// Whether an earlier process has begun to fill the topics.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Begun {
+    Before,
+    NotYet,
+}
+
+fn wanted((partitions, replication): (u32, Option<usize>)) -> RequestedTopics {
+    RequestedTopics {
+        partitions: Some(partitions),
+        replication,
+        ..RequestedTopics::default()
+    }
+}
+
 impl KafkaFilling {
+    /// Returns whether the topics can be filled: `None` if they are finished, or if an engine uses them. The errors are those of
+    /// [`KafkaFilling::open`]. Creates nothing. Blocks.
+    pub fn judge(connection: &Connection, number: (u32, Option<usize>)) -> Result<Option<Begun>, admin::Error> {
+        let Some(events) = admin::events_to_fill(connection, wanted(number))? else {
+            return Ok(Some(Begun::NotYet));
+        };
+        let by = events.settings.get(TIMESTAMP_TYPE);
+        let is_unfinished = by.is_some_and(|by| by == TIMESTAMPS_GIVEN);
+        Ok(is_unfinished.then_some(Begun::Before))
+    }
+
     /// Opens topics to fill them, or creates them. Returns `None` if they are finished, or if an engine uses them. Blocks.
     pub fn open(
         connection: Connection,
         (partitions, replication): (u32, Option<usize>),
         clock: Arc<dyn Clock>,
     ) -> Result<Option<KafkaFilling>, admin::Error> {
-        match admin::events(&connection)? {
-            Some(events)
-                if events
-                    .settings
-                    .get(TIMESTAMP_TYPE)
-                    .is_none_or(|by| by != TIMESTAMPS_GIVEN) =>
-            {
-                return Ok(None);
-            }
-            Some(_) => thread::sleep(SETTLE),
-            None => {}
+        let number = (partitions, replication);
+        match KafkaFilling::judge(&connection, number)? {
+            None => return Ok(None),
+            Some(Begun::Before) => thread::sleep(SETTLE),
+            Some(Begun::NotYet) => {}
         }
-        let wanted = RequestedTopics {
-            partitions: Some(partitions),
-            replication,
-            ..RequestedTopics::default()
-        };
-        admin::create_to_fill(&connection, wanted)?;
+        admin::create_to_fill(&connection, wanted(number))?;
         let failed = |error: Error| admin::Error::Failed {
             what: "the new topics cannot be used".to_owned(),
             cause: error.to_string(),

@@ -3,10 +3,11 @@
 //! While its layout is [`keys::LAYOUT_UNFINISHED`] no version takes it for a log. Finishing is one synced write.
 
 use super::block::{Packer, ShardEnd};
-use super::opening::Purpose;
+use super::follow::LocalReader;
+use super::opening::{self, Purpose};
 use super::{AppenderState, LocalLog, Settings, keys, locked};
 use crate::clock::Clock;
-use crate::log::{CopiedEvent, Error, FillingLog, Limit, Log as _, Record};
+use crate::log::{CopiedEvent, Error, FillingLog, Limit, Log as _, Reader as _, Record};
 use crate::presence::{Offset, Partition};
 use crate::topics::Topic;
 use rocksdb::WriteBatch;
@@ -30,12 +31,19 @@ impl LocalFilling {
         let log = LocalLog::open_for(Purpose::Filling, dir, settings, clock)?;
         let is_unfinished = {
             let open = log.shared.opened();
-            let tables = log.shared.tables(&open)?;
-            let layout = tables.db().get_cf(tables.meta(), keys::META_LAYOUT);
-            let layout = layout.map_err(|error| super::tables::Damage::from(error).reading(dir))?;
-            layout.as_deref() == Some(&keys::LAYOUT_UNFINISHED.to_be_bytes()[..])
+            opening::is_unfinished(dir, log.shared.tables(&open)?)?
         };
         Ok(is_unfinished.then_some(LocalFilling { log }))
+    }
+
+    /// Returns whether [`LocalFilling::open`] would open or create the log. The errors are those that it would give, but a process
+    /// that fills the same log is not noticed. Writes nothing.
+    pub fn judge(dir: &Path, partitions: u32) -> Result<bool, Error> {
+        let Some(reader) = LocalReader::open(dir, Purpose::Filling)? else {
+            return Ok(true);
+        };
+        opening::refuse_other_number(dir, reader.partitions(), partitions)?;
+        reader.is_unfinished()
     }
 }
 
