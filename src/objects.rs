@@ -29,7 +29,11 @@ pub fn open(
     }
     let path = Key::from_url_path(parsed.path()).map_err(|error| error.to_string())?;
     match parsed.scheme() {
-        "file" => Ok((Arc::new(LocalFileSystem::new().with_fsync(true)), path)),
+        // A directory goes with its last file, as a prefix in a bucket does.
+        "file" => {
+            let files = LocalFileSystem::new().with_fsync(true).with_automatic_cleanup(true);
+            Ok((Arc::new(files), path))
+        }
         "s3" => {
             let retry = RetryConfig {
                 max_retries: RETRIES,
