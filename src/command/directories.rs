@@ -91,6 +91,28 @@ pub fn apart(data: &Path, checkpoints: &str) -> anyhow::Result<()> {
     Ok(())
 }
 
+/// Fails if checkpoints are to go to a directory that cannot be created or written to. A URL of an object store is accepted,
+/// since a bucket may be away for a moment.
+pub fn writable(checkpoints: &str) -> anyhow::Result<()> {
+    let Some(url) = Url::parse(checkpoints).ok().filter(|url| url.scheme() == "file") else {
+        return Ok(());
+    };
+    let Ok(directory) = url.to_file_path() else {
+        return Ok(());
+    };
+    let probe = directory.join(format!(".rollcall-{}", std::process::id()));
+    let written = std::fs::create_dir_all(&directory).and_then(|()| File::create(&probe));
+    if let Err(error) = written {
+        bail!(
+            "--checkpoints names {}, where this user cannot write: {error}; name a directory that can be created and written to",
+            directory.display()
+        );
+    }
+    // An empty file that stays is no checkpoint and does no harm.
+    let _ = std::fs::remove_file(&probe);
+    Ok(())
+}
+
 /// Fails if a directory that a flag names for files of another kind is the data directory of a server, or within it. Symbolic links are
 /// followed.
 pub fn outside_of_servers(flag: &str, directory: &Path) -> anyhow::Result<()> {

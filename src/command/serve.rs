@@ -526,6 +526,7 @@ fn checkpoints(config: &Config) -> anyhow::Result<Option<CheckpointSetup>> {
         .as_ref()
         .map_or(DEFAULT_GROUP, |kafka| kafka.group.as_str());
     directories::apart(&config.data, &settings.url)?;
+    directories::writable(&settings.url)?;
     let environment = std::env::vars();
     let checkpoints = Checkpoints::open(&settings.url, group, settings.kept, environment, Handle::current())?
         .knowing(newest_revision());
