@@ -2,18 +2,21 @@
 
 #[path = "checkpoint/s3.rs"]
 mod s3;
+#[path = "checkpoint/shared.rs"]
+mod shared;
 
-use rollcall::checkpoint::{Checkpoints, Error};
+use rollcall::checkpoint::{Checkpoints, Error, LastFolded, Listed, Origin, Published};
 use rollcall::clock::ManualClock;
 use rollcall::engine::partition::PartitionProcessor;
-use rollcall::engine::{Checkpointer, LogBounds, Tuning};
+use rollcall::engine::{self, Checkpointer, LogBounds, Tuning};
 use rollcall::log::memory::MemoryLog;
-use rollcall::log::{Limit, Log as _, Position};
+use rollcall::log::{LastRecord, Limit, Log, Position};
 use rollcall::presence::policy::Policy;
 use rollcall::presence::{Offset, Partition};
 use rollcall::schema::{avro, json};
 use rollcall::sim::history;
 use rollcall::store::{Applied, Store};
+use rollcall::topics::Topic;
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -64,6 +67,31 @@ impl World {
 
     fn position(&self) -> Position {
         self.log.committed(PARTITION).expect("readable")
+    }
+
+    /// The last record before what the store in a directory has applied.
+    fn last_before(&self, store: &Path) -> Option<LastFolded> {
+        let store = Store::open_to_look(store).ok()?;
+        let meta = store.meta().ok()??;
+        let next = store.read_meta(&meta).ok()?.applied.next;
+        let mut records = Vec::new();
+        let all = Limit {
+            records: usize::MAX,
+            bytes: usize::MAX,
+        };
+        let start = self.log.range(Topic::Events, PARTITION).ok()?.start;
+        self.log.read(Topic::Events, PARTITION, start, all, &mut records).ok()?;
+        let last = records.iter().rfind(|record| record.offset < next)?;
+        let LastRecord { offset, ts, checksum } = LastRecord::of(last);
+        Some(LastFolded::new(offset, ts, checksum))
+    }
+
+    /// Of which log a checkpoint is, as this one says.
+    fn origin(&self, listed: &Listed) -> Origin {
+        let range = self.log.range(Topic::Events, PARTITION).expect("known");
+        engine::origin(listed.next, listed.last.as_ref(), range, |from, limit, into| {
+            self.log.read(Topic::Events, PARTITION, from, limit, into)
+        })
     }
 }
 
@@ -144,10 +172,18 @@ impl Publisher {
         let copy = self.directory.path().join("copy");
         self.walk.checkpoint(&copy).expect("committed").expect("copied");
         let before = content(&copy);
-        let applied = self.checkpoints.publish(PARTITION, &copy).expect("published");
+        let published = self.publish_copy(PARTITION, &copy).expect("published");
+        let applied = published.applied;
         assert!(content(&copy) == before, "the copy stays as it was");
         self.published.push((applied, digest(&copy)));
         fs::remove_dir_all(&copy).expect("removed");
+    }
+
+    /// Publishes a copy; the world's log says of which log the other checkpoints are.
+    fn publish_copy(&self, partition: Partition, copy: &Path) -> Result<Published, Error> {
+        let mut origin = |listed: &Listed| self.world.origin(listed);
+        self.checkpoints
+            .publish(partition, copy, self.world.last_before(copy), &mut origin)
     }
 
     fn restored(&self, not_after: (Offset, u64)) -> Option<(Applied, PathBuf)> {
@@ -282,15 +318,14 @@ fn the_newest_three_are_kept_and_pieces_of_older_ones_are_not() {
         publisher.publish();
     }
     let places = publisher.places();
-    let kept = places.iter().filter(|place| !content_names(place).is_empty()).count();
-    assert_eq!(kept, 3, "{places:?}");
+    assert_eq!(places.len(), 3, "no empty directory stays: {places:?}");
     assert_eq!(publisher.checkpoints.newest(PARTITION).expect("listed").len(), 3);
     assert_eq!(publisher.age_restored(), Some(0));
     // A second restore gives the same result.
     let copy = publisher.directory.path().join("copy");
     publisher.walk.checkpoint(&copy).expect("committed").expect("copied");
     for _ in 0..2 {
-        publisher.checkpoints.publish(PARTITION, &copy).expect("published");
+        publisher.publish_copy(PARTITION, &copy).expect("published");
     }
     assert!(publisher.checkpoints.newest(PARTITION).expect("listed").len() <= 3);
 }
@@ -399,7 +434,7 @@ fn a_store_makes_way_only_for_a_checkpoint_that_is_better() {
     };
     let restore = |reach: LogBounds, worth: u64| {
         keeper
-            .restore(PARTITION, &store, reach, worth)
+            .restore(PARTITION, &store, reach, worth, &*publisher.world.log)
             .expect("it can be known")
     };
 
@@ -458,7 +493,8 @@ fn a_checkpoint_leaves_the_index_of_changes_out_and_is_the_same_state() {
         end: Offset(u64::MAX),
         committed: ANY,
     };
-    keeper.take(PARTITION, place, reach);
+    let log: Arc<dyn Log> = publisher.world.log.clone();
+    keeper.take(PARTITION, place, reach, &log);
     for _ in 0..6_000 {
         if keeper.place(PARTITION).is_some() {
             break;
@@ -520,15 +556,13 @@ fn a_directory_that_is_no_store_of_the_partition_is_not_published() {
     fold(&mut publisher.walk, 20, 20);
     let copy = publisher.directory.path().join("copy");
     publisher.walk.checkpoint(&copy).expect("committed").expect("copied");
-    let other = publisher.checkpoints.publish(Partition(5), &copy);
+    let other = publisher.publish_copy(Partition(5), &copy);
     assert!(matches!(other, Err(Error::Local { .. })), "{other:?}");
     let empty = publisher.directory.path().join("empty");
     drop(Store::open(&empty).expect("made"));
-    let nothing = publisher.checkpoints.publish(PARTITION, &empty);
+    let nothing = publisher.publish_copy(PARTITION, &empty);
     assert!(matches!(nothing, Err(Error::Empty { .. })), "{nothing:?}");
-    let gone = publisher
-        .checkpoints
-        .publish(PARTITION, &publisher.directory.path().join("gone"));
+    let gone = publisher.publish_copy(PARTITION, &publisher.directory.path().join("gone"));
     assert!(matches!(gone, Err(Error::Store(_))), "{gone:?}");
 }
 
@@ -540,7 +574,7 @@ fn a_checkpoint_of_a_later_version_is_an_error_and_neither_skipped_nor_taken() {
     let newest = publisher.places().pop().expect("one");
     let list = newest.join("MANIFEST.json");
     let json = fs::read_to_string(&list).expect("a list");
-    let later = json.replacen("\"format\": 2", "\"format\": 9", 1);
+    let later = json.replacen("\"format\": 3", "\"format\": 9", 1);
     assert_ne!(later, json);
     fs::write(&list, &later).expect("written");
     let into = publisher.directory.path().join("restored");
@@ -556,8 +590,11 @@ fn a_checkpoint_of_a_later_version_is_an_error_and_neither_skipped_nor_taken() {
     fs::write(&list, &raised).expect("written");
     let hash = blake3::hash(raised.as_bytes()).to_hex();
     let name = newest.file_name().and_then(|name| name.to_str()).expect("UTF-8");
-    let (position, _) = name.rsplit_once('-').expect("a name");
-    let renamed = newest.with_file_name(format!("{position}-{}", &hash[..16]));
+    let parts: Vec<&str> = name.split('-').collect();
+    let [next, outputs, _, log] = parts[..] else {
+        panic!("{name} is no name");
+    };
+    let renamed = newest.with_file_name(format!("{next}-{outputs}-{}-{log}", &hash[..16]));
     fs::rename(&newest, &renamed).expect("renamed");
     let error = publisher.checkpoints.restore(PARTITION, &into, ANY);
     let text = error.expect_err("it is not known").to_string();

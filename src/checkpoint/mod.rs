@@ -6,6 +6,10 @@
 //! store with the manifest's digest. A checkpoint that fails this is skipped with a warning, and the next older one is
 //! restored.
 //!
+//! Several logs may share a location. The manifest has the last record that was folded, by which the caller says whether a
+//! checkpoint is of its log ([`Origin`]), and an id that the checkpoints of one log have in common. Checkpoints of another
+//! log are not counted, deleted or restored.
+//!
 //! No coordination is needed: names contain the position and a hash of the content, so two owners can publish at the
 //! same time while one does not know yet that it has been replaced. Calls block on disk and network; call them from a
 //! thread of their own, never from one of the runtime.
@@ -16,14 +20,15 @@ use crate::objects::{self, RequestFailure};
 use crate::presence::{Offset, Partition, Revision};
 use crate::store::{self, Applied, Store};
 use futures_util::TryStreamExt as _;
-use manifest::{File, Manifest, Name, UnreadableManifest, hex};
+use manifest::{File, LogId, Manifest, UnreadableManifest, hex};
+pub use manifest::{LastFolded, Name};
 use object_store::buffered::BufWriter;
 use object_store::path::Path as Key;
 use object_store::{ObjectStore, ObjectStoreExt as _};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::io::{Read as _, Write as _};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use tokio::io::AsyncWriteExt as _;
 use tokio::runtime::Handle;
 
@@ -60,7 +65,28 @@ pub struct Listed {
     /// The next offset to be folded, and how many of its outputs are published.
     pub next: Offset,
     pub outputs: u64,
-    name: Name,
+    pub name: Name,
+    /// The last record that was folded; `None` where the manifest does not say it.
+    pub last: Option<LastFolded>,
+}
+
+/// Whether a checkpoint was made from the log at hand.
+#[derive(Clone, Copy, PartialEq, Eq, Debug)]
+pub enum Origin {
+    ThisLog,
+    OtherLog,
+    /// The log no longer has the record by which it could be known, or the checkpoint does not say it.
+    Unknown,
+}
+
+/// A checkpoint that was published.
+#[derive(Clone, PartialEq, Eq, Debug)]
+pub struct Published {
+    pub applied: Applied,
+    /// All checkpoints that may be of this log, the newest first.
+    pub own: Vec<Name>,
+    /// The checkpoints of other logs at the same location, the newest first.
+    pub others: Vec<Name>,
 }
 
 impl Listed {
@@ -72,6 +98,7 @@ impl Listed {
             next: name.next,
             outputs: 0,
             name,
+            last: None,
         }
     }
 }
@@ -87,6 +114,8 @@ pub struct Checkpoints {
     kept: usize,
     /// The newest that is known.
     revision: Revision,
+    /// The ids under which this process has published.
+    ids: Arc<Mutex<BTreeMap<Partition, LogId>>>,
     runtime: Handle,
 }
 
@@ -124,6 +153,7 @@ impl Checkpoints {
             shown: objects::without_credentials(url),
             kept: kept.max(1),
             revision: Revision::NEWEST,
+            ids: Arc::default(),
             runtime,
         })
     }
@@ -134,12 +164,39 @@ impl Checkpoints {
         self
     }
 
-    /// Publishes the copy that [`Store::checkpoint`] made in a directory, and deletes the checkpoints beyond the number
-    /// kept. The directory stays unchanged. Returns the applied position of the copy.
-    pub fn publish(&self, partition: Partition, directory: &Path) -> Result<Applied, Error> {
+    /// Publishes the copy that [`Store::checkpoint`] made in a directory, and deletes the checkpoints of this log beyond the
+    /// number kept. The directory stays unchanged. `last` is the last record that was folded into it, and `origin` says
+    /// of which log another checkpoint is.
+    pub fn publish(
+        &self,
+        partition: Partition,
+        directory: &Path,
+        last: Option<LastFolded>,
+        origin: &mut dyn FnMut(&Listed) -> Origin,
+    ) -> Result<Published, Error> {
         let (applied, revision, digest) = looked_at(directory, partition)?;
         let files = files_of(directory)?;
-        let manifest = Manifest::new(partition, revision, &applied, &digest, files);
+        let there = self.newest(partition)?;
+        let there: Vec<(Listed, Origin)> = there.into_iter().map(|one| (one.clone(), origin(&one))).collect();
+        let of_this_log = there.iter().filter(|(_, origin)| *origin == Origin::ThisLog);
+        let mut ids: Vec<LogId> = of_this_log.filter_map(|(one, _)| one.name.log.clone()).collect();
+        // What this process has published is of this log, also if the log no longer has the record that shows it.
+        let mut published = self.ids.lock().unwrap_or_else(PoisonError::into_inner);
+        ids.extend(published.get(&partition).cloned());
+        let id = ids.first().cloned();
+        let id = id.unwrap_or_else(|| LogId::of_first(&digest, last.as_ref()));
+        published.insert(partition, id.clone());
+        drop(published);
+        ids.push(id.clone());
+        let own = OwnCheckpoints {
+            ids: ids.into_iter().collect(),
+            others: there
+                .iter()
+                .filter(|(_, origin)| *origin == Origin::OtherLog)
+                .map(|(one, _)| one.name.clone())
+                .collect(),
+        };
+        let manifest = Manifest::new(partition, revision, &applied, &digest, (id, last), files);
         self.runtime.block_on(async {
             let at = self.of(partition).join(manifest.name().to_string());
             for file in &manifest.files {
@@ -148,33 +205,70 @@ impl Checkpoints {
             }
             let list = self.objects.put(&at.join(MANIFEST), manifest.to_json().into()).await;
             list.map_err(|error| self.unreachable(&error))?;
-            self.take_away_old(partition).await
+            self.take_away_old(partition, &own).await
         })?;
-        Ok(applied)
+        let left = self.runtime.block_on(self.found(partition))?;
+        let left = left.into_iter().rev().filter(|(_, keys)| is_complete(keys));
+        let (own, others) = left.map(|(name, _)| name).partition(|name| own.may_be(name));
+        Ok(Published { applied, own, others })
     }
 
     /// Returns the complete checkpoints of a partition, the newest first. Does not check whether their files are
     /// intact.
     pub fn newest(&self, partition: Partition) -> Result<Vec<Listed>, Error> {
-        let found = self.runtime.block_on(self.found(partition))?;
-        let complete = found.into_iter().rev().filter(|(_, keys)| is_complete(keys));
-        let listed = complete.map(|(name, _)| Listed {
-            next: name.next,
-            outputs: name.outputs,
-            name,
-        });
-        Ok(listed.collect())
+        self.runtime.block_on(async {
+            let found = self.found(partition).await?;
+            let mut listed = Vec::new();
+            for (name, _) in found.into_iter().rev().filter(|(_, keys)| is_complete(keys)) {
+                listed.push(Listed {
+                    next: name.next,
+                    outputs: name.outputs,
+                    last: self.last_folded(partition, &name).await?,
+                    name,
+                });
+            }
+            Ok(listed)
+        })
+    }
+
+    /// Returns the last record that was folded into a checkpoint; `None` also where its manifest cannot be read, which its
+    /// restore reports.
+    async fn last_folded(&self, partition: Partition, name: &Name) -> Result<Option<LastFolded>, Error> {
+        if name.log.is_none() {
+            return Ok(None);
+        }
+        let manifest = self.of(partition).join(name.to_string()).join(MANIFEST);
+        let json = match self.objects.get(&manifest).await {
+            Ok(found) => found.bytes().await.map_err(|error| self.unreachable(&error))?,
+            Err(object_store::Error::NotFound { .. }) => return Ok(None),
+            Err(error) => return Err(self.unreachable(&error)),
+        };
+        let manifest = Manifest::read(&json).ok().filter(|manifest| manifest.name() == *name);
+        Ok(manifest.and_then(|manifest| manifest.last))
     }
 
     /// Restores into `into`, which must not exist yet, the newest intact checkpoint that is not after a position (next
-    /// offset, outputs of it). `None` if no such checkpoint exists. An error means that this cannot be
-    /// determined.
+    /// offset, outputs of it), of whichever log it is. `None` if no such checkpoint exists. An error means that this cannot
+    /// be determined.
     pub fn restore(
         &self,
         partition: Partition,
         into: &Path,
         not_after: (Offset, u64),
     ) -> Result<Option<Applied>, Error> {
+        for listed in self.newest(partition)? {
+            if (listed.next, listed.outputs) > not_after {
+                continue;
+            }
+            if let Some(applied) = self.restore_one(partition, &listed, into)? {
+                return Ok(Some(applied));
+            }
+        }
+        Ok(None)
+    }
+
+    /// Restores a checkpoint into `into`, which must not exist yet. `None` if it is damaged, which is logged.
+    pub fn restore_one(&self, partition: Partition, listed: &Listed, into: &Path) -> Result<Option<Applied>, Error> {
         let local = |path: &Path, error: std::io::Error| Error::Local {
             path: path.to_owned(),
             cause: error.to_string(),
@@ -182,31 +276,32 @@ impl Checkpoints {
         let mut partial = into.as_os_str().to_owned();
         partial.push(".partial");
         let partial = PathBuf::from(partial);
-        for listed in self.newest(partition)? {
-            if (listed.next, listed.outputs) > not_after {
-                continue;
+        remove_directory(&partial).map_err(|error| local(&partial, error))?;
+        std::fs::create_dir_all(&partial).map_err(|error| local(&partial, error))?;
+        match self.download(partition, listed, &partial) {
+            Ok(applied) => {
+                std::fs::rename(&partial, into).map_err(|error| local(into, error))?;
+                return Ok(Some(applied));
             }
-            remove_directory(&partial).map_err(|error| local(&partial, error))?;
-            std::fs::create_dir_all(&partial).map_err(|error| local(&partial, error))?;
-            match self.download(partition, &listed, &partial) {
-                Ok(applied) => {
-                    std::fs::rename(&partial, into).map_err(|error| local(into, error))?;
-                    return Ok(Some(applied));
-                }
-                Err(Unusable::Damaged(what)) => {
-                    tracing::warn!(
-                        %partition, checkpoint = %listed.name, what, "the checkpoint is damaged, trying the next older one"
-                    );
-                }
-                Err(Unusable::Failed(error)) => {
-                    // The files fetched so far are useless. If they cannot be removed, they do no harm.
-                    let _ = remove_directory(&partial);
-                    return Err(error);
-                }
+            Err(Unusable::Damaged(what)) => {
+                tracing::warn!(
+                    %partition, checkpoint = %listed.name, what, "the checkpoint is damaged, trying the next older one"
+                );
             }
-            remove_directory(&partial).map_err(|error| local(&partial, error))?;
+            Err(Unusable::Failed(error)) => {
+                // The files fetched so far are useless. If they cannot be removed, they do no harm.
+                let _ = remove_directory(&partial);
+                return Err(error);
+            }
         }
+        remove_directory(&partial).map_err(|error| local(&partial, error))?;
         Ok(None)
+    }
+
+    /// Returns where the checkpoints of a partition are, for messages.
+    pub fn shown(&self, partition: Partition) -> String {
+        let group = self.base.filename().unwrap_or_default();
+        format!("{}/{group}/{partition}", self.shown.trim_end_matches('/'))
     }
 
     fn of(&self, partition: Partition) -> Key {
@@ -263,17 +358,22 @@ impl Checkpoints {
         }
     }
 
-    /// Deletes the checkpoints beyond the number kept, and incomplete publications that are older than a complete
-    /// checkpoint.
-    async fn take_away_old(&self, partition: Partition) -> Result<(), Error> {
+    /// Deletes the checkpoints of this log beyond the number kept, and incomplete publications of it that are older than a
+    /// complete checkpoint. Checkpoints that do not say of which log they are go once there are enough that do.
+    async fn take_away_old(&self, partition: Partition, own: &OwnCheckpoints) -> Result<(), Error> {
         let mut complete = 0;
-        for keys in self.found(partition).await?.values().rev() {
+        for (name, keys) in self.found(partition).await?.iter().rev() {
+            if !own.may_be(name) {
+                continue;
+            }
             if complete == 0 && !is_complete(keys) {
                 // Another process may still be publishing it.
                 continue;
             }
-            complete += usize::from(is_complete(keys));
-            if complete <= self.kept && is_complete(keys) {
+            let counts = is_complete(keys) && name.log.is_some();
+            let is_among_kept = complete < self.kept;
+            complete += usize::from(counts);
+            if is_complete(keys) && is_among_kept {
                 continue;
             }
             // The manifest first: without it the rest is no longer a checkpoint.
@@ -371,6 +471,21 @@ impl Checkpoints {
             object_store::Error::NotFound { .. } => Unusable::Damaged(format!("{what} is missing")),
             other => Unusable::Failed(self.unreachable(other)),
         }
+    }
+}
+
+/// Which checkpoints at a location are of this log.
+struct OwnCheckpoints {
+    /// The ids of this log. There are several if two nodes made its first checkpoint at the same time.
+    ids: BTreeSet<LogId>,
+    /// Known to be of another log.
+    others: BTreeSet<Name>,
+}
+
+impl OwnCheckpoints {
+    /// Whether a checkpoint is of this log, or of an earlier version, which did not say of which log it is.
+    fn may_be(&self, name: &Name) -> bool {
+        !self.others.contains(name) && name.log.as_ref().is_none_or(|id| self.ids.contains(id))
     }
 }
 

@@ -196,12 +196,14 @@ fn cluster(connection: &Connection, args: &Args, found: &mut Vec<Diagnosis>) {
     transactions(connection, checked.partitions, found);
     positions(connection, args, found);
     if let Some(url) = &args.checkpoints {
-        match topics::retention_warnings(connection.clone(), url, &args.group) {
+        match topics::checkpoint_warnings(connection.clone(), url, &args.group) {
             Ok(warnings) => {
                 if warnings.is_empty() {
-                    found.push(Diagnosis::well("checkpoints", "the log reaches back to every one"));
+                    let what = "each is of this log, and the log reaches back to it";
+                    found.push(Diagnosis::well("checkpoints", what));
                 }
-                let fix = "keep events for longer, or find out why checkpoints are not published";
+                let fix = "keep events for longer, or find out why checkpoints are not published; give each log a location \
+                           of its own for checkpoints";
                 let each = |warning| Diagnosis::new("checkpoints", Verdict::Warning, warning, fix);
                 found.extend(warnings.into_iter().map(each));
             }

@@ -7,11 +7,11 @@ mod acls;
 
 use super::cluster::Cluster;
 use super::connect;
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Origin};
 use crate::clock::SystemClock;
 use crate::config::DEFAULT_GROUP;
 use crate::config::units::Hours;
-use crate::engine::retention_warning;
+use crate::engine::{origin, other_log_warning, retention_warning};
 use crate::log::Reader as _;
 use crate::log::kafka::KafkaReader;
 use crate::log::kafka::admin::{self, Checked};
@@ -182,13 +182,13 @@ fn check(connection: &Connection, output: &mut impl Write) -> anyhow::Result<()>
     report(connection, &admin::check(connection)?, output)
 }
 
-/// Prints a warning for each partition whose checkpoints the log will soon no longer reach. Warnings do not change the exit
-/// status.
+/// Prints a warning for each partition whose checkpoints the log will soon no longer reach, or with checkpoints of another
+/// log. Warnings do not change the exit status.
 fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Write) -> anyhow::Result<()> {
     let Some(url) = &kept.checkpoints else {
         return Ok(());
     };
-    let warnings = retention_warnings(connection, url, &kept.group)?;
+    let warnings = checkpoint_warnings(connection, url, &kept.group)?;
     for warning in &warnings {
         writeln!(output, "warning {warning}")?;
     }
@@ -202,19 +202,34 @@ fn check_checkpoints(connection: Connection, kept: &Kept, output: &mut impl Writ
     Ok(())
 }
 
-/// Returns a warning for each partition whose checkpoints the log will soon no longer reach.
-pub fn retention_warnings(connection: Connection, url: &str, group: &str) -> anyhow::Result<Vec<String>> {
+/// Returns a warning for each partition whose checkpoints the log will soon no longer reach, and for each that has checkpoints
+/// of another log.
+pub fn checkpoint_warnings(connection: Connection, url: &str, group: &str) -> anyhow::Result<Vec<String>> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let handle = runtime.handle().clone();
     // Nothing is deleted here, so no limit applies.
     let checkpoints = Checkpoints::open(url, group, usize::MAX, std::env::vars(), handle)?;
     let events = connection.topic(Topic::Events);
-    let reader = KafkaReader::connect(connection, Arc::new(SystemClock::new()))?;
+    let mut reader = KafkaReader::connect(connection, Arc::new(SystemClock::new()))?;
     let mut warnings = Vec::new();
     for partition in (0..reader.partitions()).map(Partition) {
         let range = reader.range(Topic::Events, partition)?;
         let listed = checkpoints.newest(partition)?;
-        if let Some(warning) = retention_warning(&listed, range.start, range.end) {
+        let (mut own, mut others) = (Vec::new(), Vec::new());
+        for one in listed {
+            let origin = origin(one.next, one.last.as_ref(), range, |from, limit, into| {
+                reader.read(Topic::Events, partition, from, limit, into)
+            });
+            match origin {
+                Origin::OtherLog => others.push(one.name),
+                Origin::ThisLog | Origin::Unknown => own.push(one.name),
+            }
+        }
+        let found = [
+            other_log_warning(&others, &checkpoints.shown(partition)),
+            retention_warning(&own, range.start, range.end),
+        ];
+        for warning in found.into_iter().flatten() {
             warnings.push(format!("{events}, partition {partition}: {warning}"));
         }
     }

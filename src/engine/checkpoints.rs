@@ -3,16 +3,23 @@
 //! A worker makes a copy with hard links, which takes a moment. One thread for all partitions then hashes and sends
 //! the copies, one after the other. A partition whose last copy is not sent yet makes no new one.
 
-use crate::checkpoint::{Checkpoints, Error, Listed};
+mod origin;
+
+pub use origin::{last_folded, origin};
+
+use super::partition::input_of;
+use crate::checkpoint::{Checkpoints, Error, LastFolded, Listed, Name, Origin};
 use crate::failpoint;
+use crate::log::{Log, Range};
 use crate::metrics;
 use crate::presence::{Offset, Partition};
 use crate::store::{self, Applied, Store};
 use crate::tasks::{self, End};
+use crate::topics::Topic;
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::mpsc::{Receiver, Sender, channel};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError, Weak};
 
 /// A point in a partition: the next offset to be folded, and how many of its outputs are committed.
 type Point = (Offset, u64);
@@ -42,12 +49,18 @@ struct CheckpointerState {
     under_way: BTreeSet<Partition>,
     /// The warnings found after the last checkpoint was published.
     warnings: BTreeMap<Partition, Arc<str>>,
+    /// The checkpoints that were restored and not folded on to the committed position yet.
+    restored: BTreeMap<Partition, Listed>,
+    /// Those from which the fold gave something else than is committed. They are not restored again.
+    given_up: BTreeSet<(Partition, Name)>,
 }
 
 struct Copy {
     partition: Partition,
     directory: PathBuf,
     reach: LogBounds,
+    /// Not kept open by a copy that waits.
+    log: Weak<dyn Log>,
 }
 
 impl Checkpointer {
@@ -94,14 +107,15 @@ impl Checkpointer {
         (!locked(&self.shared).under_way.contains(&partition)).then(|| self.waiting.join(partition.to_string()))
     }
 
-    /// Takes a copy that was made in that directory, to send it.
-    pub fn take(&self, partition: Partition, directory: PathBuf, reach: LogBounds) {
+    /// Takes a copy that was made in that directory, to send it. The log says which checkpoints are of another one.
+    pub fn take(&self, partition: Partition, directory: PathBuf, reach: LogBounds, log: &Arc<dyn Log>) {
         locked(&self.shared).under_way.insert(partition);
         // The thread ends only when this sender is dropped.
         let _ = self.sender.send(Copy {
             partition,
             directory,
             reach,
+            log: Arc::downgrade(log),
         });
     }
 
@@ -110,19 +124,33 @@ impl Checkpointer {
         locked(&self.shared).warnings.get(&partition).cloned()
     }
 
-    /// Replaces the store by a checkpoint if the store cannot be used, or if it is so far behind that fetching is
+    /// Replaces the store by a checkpoint of this log if the store cannot be used, or if it is so far behind that fetching is
     /// quicker than folding `worth` records. Returns an error only if the partition cannot go on without a checkpoint.
-    pub fn restore(&self, partition: Partition, store: &Path, reach: LogBounds, worth: u64) -> Result<(), Error> {
+    pub fn restore(
+        &self,
+        partition: Partition,
+        store: &Path,
+        reach: LogBounds,
+        worth: u64,
+        log: &dyn Log,
+    ) -> Result<(), Error> {
+        locked(&self.shared).restored.remove(&partition);
         let own = standing(store, partition)?.filter(|own| reach.allows(*own));
         if reach.committed.0 == Offset(0) || own.is_some_and(|own| reach.committed.0.0 - own.0.0 <= worth) {
             return Ok(());
         }
         let found = self.checkpoints.newest(partition).and_then(|listed| {
+            let mut listed = self.of_this_log(partition, listed, reach, log);
+            let fresh = self.not_given_up(partition, &listed);
+            // Without the beginning of the log there is nothing better than one that was given up, and its error stays.
+            if reach.start == Offset(0) || choose(own, reach, &fresh, worth).is_some() {
+                listed = fresh;
+            }
             let Some(newest) = choose(own, reach, &listed, worth) else {
                 return Ok(None);
             };
             tracing::info!(%partition, next = %newest.next, "fetching a store from a checkpoint");
-            self.fetch(partition, store, own, reach)
+            self.fetch(partition, store, (own, reach), &listed, log)
         });
         match found {
             Ok(Some(applied)) => {
@@ -138,29 +166,90 @@ impl Checkpointer {
         }
     }
 
+    /// Returns the checkpoints that are not of another log.
+    fn of_this_log(&self, partition: Partition, listed: Vec<Listed>, reach: LogBounds, log: &dyn Log) -> Vec<Listed> {
+        let is_other = |one: &Listed| origin_in(log, partition, reach, one) == Origin::OtherLog;
+        let (others, own): (Vec<Listed>, Vec<Listed>) = listed.into_iter().partition(is_other);
+        let others: Vec<Name> = others.into_iter().map(|one| one.name).collect();
+        if let Some(warning) = other_log_warning(&others, &self.checkpoints.shown(partition)) {
+            tracing::warn!(%partition, "{warning}");
+        }
+        own
+    }
+
+    fn not_given_up(&self, partition: Partition, listed: &[Listed]) -> Vec<Listed> {
+        let shared = locked(&self.shared);
+        let is_given_up = |one: &Listed| shared.given_up.contains(&(partition, one.name.clone()));
+        listed.iter().filter(|one| !is_given_up(one)).cloned().collect()
+    }
+
     /// Fetches a checkpoint beside the store, which stays in place until there is something better.
     fn fetch(
         &self,
         partition: Partition,
         store: &Path,
-        own: Option<Point>,
-        reach: LogBounds,
+        (own, reach): (Option<Point>, LogBounds),
+        listed: &[Listed],
+        log: &dyn Log,
     ) -> Result<Option<Applied>, Error> {
         let fetched = beside(store, ".new");
         remove(&fetched)?;
-        let Some(applied) = self.checkpoints.restore(partition, &fetched, reach.committed)? else {
-            return Ok(None);
-        };
-        let point = (applied.next, applied.outputs);
-        // The newest checkpoint may have been damaged, so that an older one was fetched.
-        if !reach.allows(point) || own.is_some_and(|own| own >= point) {
-            remove(&fetched)?;
-            return Ok(None);
+        for one in listed {
+            let point = (one.next, one.outputs);
+            // The newest checkpoint may have been damaged, so that it is an older one's turn.
+            if !reach.allows(point) || own.is_some_and(|own| own >= point) {
+                continue;
+            }
+            let Some(applied) = self.checkpoints.restore_one(partition, one, &fetched)? else {
+                continue;
+            };
+            // The manifest of an earlier version does not say of which log it is, but the store may.
+            let last = last_folded(input_of(&fetched));
+            if judged(log, partition, reach, one.next, last.as_ref()) == Origin::OtherLog {
+                let checkpoint = &one.name;
+                tracing::warn!(%partition, %checkpoint, "the checkpoint is of another log, trying the next older one");
+                remove(&fetched)?;
+                continue;
+            }
+            set_aside(store)?;
+            std::fs::rename(&fetched, store).map_err(|error| local(store, &error))?;
+            let mut shared = locked(&self.shared);
+            if !shared.given_up.contains(&(partition, one.name.clone())) {
+                shared.restored.insert(partition, one.clone());
+            }
+            return Ok(Some(applied));
         }
-        set_aside(store)?;
-        std::fs::rename(&fetched, store).map_err(|error| local(store, &error))?;
-        Ok(Some(applied))
+        Ok(None)
     }
+
+    /// Notes that the fold from the restored checkpoint gave what is committed.
+    pub fn is_proved(&self, partition: Partition) {
+        locked(&self.shared).restored.remove(&partition);
+    }
+
+    /// Gives up the checkpoint that a partition was restored from, because the fold from there failed. Returns its offset;
+    /// `None` if the store is not from a checkpoint.
+    pub fn give_up(&self, partition: Partition) -> Option<Offset> {
+        let mut shared = locked(&self.shared);
+        let listed = shared.restored.remove(&partition)?;
+        shared.given_up.insert((partition, listed.name));
+        Some(listed.next)
+    }
+}
+
+/// Returns of which log a checkpoint is, as its manifest says.
+fn origin_in(log: &dyn Log, partition: Partition, reach: LogBounds, listed: &Listed) -> Origin {
+    judged(log, partition, reach, listed.next, listed.last.as_ref())
+}
+
+fn judged(log: &dyn Log, partition: Partition, reach: LogBounds, next: Offset, last: Option<&LastFolded>) -> Origin {
+    let range = Range {
+        start: reach.start,
+        end: reach.end,
+    };
+    origin(next, last, range, |from, limit, into| {
+        log.read(Topic::Events, partition, from, limit, into)
+    })
 }
 
 fn local(path: &Path, error: &std::io::Error) -> Error {
@@ -245,11 +334,30 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
         if let Err(error) = left_out {
             tracing::warn!(%partition, %error, "the index of changes stays in a checkpoint");
         }
-        match checkpoints.publish(partition, &copy.directory) {
-            Ok(applied) => {
-                metrics::checkpoint(partition.0, applied.next.0);
-                tracing::debug!(%partition, next = %applied.next, "checkpoint published");
-                look_at_retention(checkpoints, &copy, shared);
+        let last = last_folded(input_of(&copy.directory));
+        // The log went on since the copy was made, and another node may have published what is after it.
+        let range = copy.log.upgrade().map(|log| log.range(Topic::Events, partition));
+        let reach = match range {
+            Some(Ok(Range { start, end })) => LogBounds {
+                start,
+                end,
+                ..copy.reach
+            },
+            Some(Err(_)) | None => copy.reach,
+        };
+        let mut origin = |listed: &Listed| match copy.log.upgrade() {
+            Some(log) => origin_in(&*log, partition, reach, listed),
+            None => Origin::Unknown,
+        };
+        match checkpoints.publish(partition, &copy.directory, last, &mut origin) {
+            Ok(published) => {
+                let next = published.applied.next;
+                metrics::checkpoint(partition.0, next.0);
+                tracing::debug!(%partition, %next, "checkpoint published");
+                let others = other_log_warning(&published.others, &checkpoints.shown(partition));
+                let retention = retention_warning(&published.own, reach.start, reach.end);
+                let warnings: Vec<String> = [others, retention].into_iter().flatten().collect();
+                note_warnings(partition, &warnings, shared);
             }
             Err(error) => {
                 metrics::checkpoint_failed();
@@ -264,25 +372,29 @@ fn publish(checkpoints: &Checkpoints, copies: &Receiver<Copy>, shared: &Mutex<Ch
     }
 }
 
-fn look_at_retention(checkpoints: &Checkpoints, copy: &Copy, shared: &Mutex<CheckpointerState>) {
-    let partition = copy.partition;
-    let Ok(listed) = checkpoints.newest(partition) else {
-        return;
-    };
-    let warning = retention_warning(&listed, copy.reach.start, copy.reach.end);
-    let mut shared = locked(shared);
-    match warning {
-        Some(warning) => {
-            tracing::warn!(%partition, "{warning}");
-            shared.warnings.insert(partition, warning.into());
-        }
-        None => drop(shared.warnings.remove(&partition)),
+fn note_warnings(partition: Partition, warnings: &[String], shared: &Mutex<CheckpointerState>) {
+    for warning in warnings {
+        tracing::warn!(%partition, "{warning}");
     }
+    let mut shared = locked(shared);
+    match warnings.is_empty() {
+        true => drop(shared.warnings.remove(&partition)),
+        false => drop(shared.warnings.insert(partition, warnings.join("; ").into())),
+    }
+}
+
+/// Returns a warning about checkpoints of another log at the location of this log's.
+pub fn other_log_warning(others: &[Name], location: &str) -> Option<String> {
+    let newest = others.iter().map(|one| one.next).max()?;
+    let count = others.len();
+    Some(format!(
+        "{location} has checkpoints of another log ({count}, the newest at offset {newest}): they are neither restored nor          deleted here. Give each log a location of its own (--checkpoints), or delete them if that log is gone"
+    ))
 }
 
 /// Returns a warning about a partition's checkpoints and a log that reaches from `start` to `end`: if the log reaches
 /// back to no checkpoint, or if it has fewer events before the oldest usable checkpoint than after it.
-pub fn retention_warning(listed: &[Listed], start: Offset, end: Offset) -> Option<String> {
+pub fn retention_warning(listed: &[Name], start: Offset, end: Offset) -> Option<String> {
     if start == Offset(0) {
         return None;
     }
@@ -348,7 +460,7 @@ mod tests {
     #[test]
     fn what_is_said_of_checkpoints_follows_from_what_the_log_still_has() {
         let said = |standing: &[u64], start: u64| {
-            let listed: Vec<Listed> = standing.iter().map(|next| Listed::at(*next)).collect();
+            let listed: Vec<Name> = standing.iter().map(|next| Listed::at(*next).name).collect();
             retention_warning(&listed, Offset(start), Offset(1_000)).unwrap_or_default()
         };
         assert_eq!(said(&[950, 10], 0), "", "nothing was dropped yet");

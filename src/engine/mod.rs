@@ -34,7 +34,7 @@ mod users;
 pub(crate) mod worker;
 
 pub use assignments::KnownStats;
-pub use checkpoints::{Checkpointer, LogBounds, retention_warning};
+pub use checkpoints::{Checkpointer, LogBounds, origin, other_log_warning, retention_warning};
 pub use error::{Error, RevisionAt};
 pub use outbox::extend_chain;
 pub use outcomes::{Interest, Outcome, Outcomes};

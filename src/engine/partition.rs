@@ -16,6 +16,7 @@ mod commit;
 mod inspect;
 mod opening;
 
+pub(super) use opening::input_of;
 pub use opening::{NotTakenOver, check_stores};
 
 use super::census::Census;

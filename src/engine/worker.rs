@@ -503,6 +503,12 @@ impl Worker {
         self.failure = Some(text);
         let has_checkpoints = self.dependencies.services.checkpointer.is_some();
         let recovery = self.control.fail(self.clock.monotonic_ms(), failure, has_checkpoints);
+        let recovery = match recovery {
+            Recovery::Reopen | Recovery::Rebuild | Recovery::SetStoreAside if self.give_up_checkpoint(&error) => {
+                Recovery::Rebuild
+            }
+            other => other,
+        };
         match recovery {
             Recovery::Keep => {}
             Recovery::Reopen => self.processor = None,
@@ -546,13 +552,16 @@ impl Worker {
         let Some(processor) = &self.processor else { return };
         let (partition, applied) = (self.partition, processor.applied());
         match notes.restore {
-            Some(RestoreNote::Live) => match processor.log() {
-                PartitionHandle::Owned(_) => {
-                    turn.became_live = true;
-                    tracing::info!(%partition, %applied, "live");
+            Some(RestoreNote::Live) => {
+                self.prove_checkpoint();
+                match processor.log() {
+                    PartitionHandle::Owned(_) => {
+                        turn.became_live = true;
+                        tracing::info!(%partition, %applied, "live");
+                    }
+                    PartitionHandle::Standby(_) => tracing::info!(%partition, %applied, "standing by"),
                 }
-                PartitionHandle::Standby(_) => tracing::info!(%partition, %applied, "standing by"),
-            },
+            }
             Some(RestoreNote::UnderWay) => {
                 let committed = processor.committed().next;
                 tracing::info!(%partition, %applied, %committed, "folding what the log has");

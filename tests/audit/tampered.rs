@@ -3,7 +3,7 @@
 use super::server::wait_until;
 use super::watched::Watch;
 use super::{audit, event, link};
-use rollcall::checkpoint::Checkpoints;
+use rollcall::checkpoint::{Checkpoints, Origin};
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -375,7 +375,9 @@ fn the_newest_states_are_compared_and_a_checkpoint_is_begun_with() {
     std::fs::create_dir_all(&kept).unwrap();
     let url = format!("file://{}", kept.display());
     let checkpoints = Checkpoints::open(&url, "rollcall", 3, [], runtime.handle().clone()).unwrap();
-    checkpoints.publish(Partition(0), &copy).unwrap();
+    checkpoints
+        .publish(Partition(0), &copy, None, &mut |_| Origin::Unknown)
+        .unwrap();
     // Beside an engine that has the store open, and goes on.
     let (status, lines) = verify(house.data(), &["--checkpoints", &url]);
     assert_eq!(status, 0, "{lines:?}");
@@ -417,7 +419,9 @@ fn the_newest_states_are_compared_and_a_checkpoint_is_begun_with() {
     // The same as a checkpoint, with a manifest that fits: its publisher had it wrong.
     let wrong: PathBuf = house.data().join("wrong");
     Store::open_to_look(&store).unwrap().checkpoint(&wrong).unwrap();
-    checkpoints.publish(Partition(0), &wrong).unwrap();
+    checkpoints
+        .publish(Partition(0), &wrong, None, &mut |_| Origin::Unknown)
+        .unwrap();
     std::fs::remove_dir_all(&store).unwrap();
     let (status, lines) = verify(house.data(), &["--partition", "0", "--checkpoints", &url]);
     assert_eq!((status, &lines[0]["topic"]), (1, &json!("checkpoint")), "{lines:?}");

@@ -4,7 +4,7 @@
 //! `make golden-release` writes the directory of the version in Cargo.toml. A release that was made stays as it is.
 
 use super::{hex, unhex};
-use rollcall::checkpoint::Checkpoints;
+use rollcall::checkpoint::{Checkpoints, Origin};
 use rollcall::clock::ManualClock;
 use rollcall::engine::Tuning;
 use rollcall::engine::partition::PartitionProcessor;
@@ -203,7 +203,7 @@ fn this_version_has_its_golden_release() {
     let waiting = work.path().join("copy");
     process.walk.checkpoint(&waiting).expect("committed").expect("copied");
     checkpoints(work.path(), &runtime)
-        .publish(ONLY, &waiting)
+        .publish(ONLY, &waiting, None, &mut |_| Origin::Unknown)
         .expect("published");
     second.iter().for_each(|event| process.publish(event));
     process.walk.commit_store().expect("committed");

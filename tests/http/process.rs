@@ -409,6 +409,88 @@ fn checkpoints_have_a_directory_of_their_own_and_nothing_of_anybody_else_is_remo
 }
 
 #[test]
+fn a_directory_for_checkpoints_that_cannot_be_written_ends_the_start() {
+    let directory = tempfile::tempdir().expect("a directory");
+    std::fs::write(directory.path().join("file"), "mine").expect("written");
+    let place = format!("file://{}/file/checkpoints", directory.path().display());
+    let error = refused(&directory.path().join("data"), &["--checkpoints", &place]);
+    assert!(error.contains("where this user cannot write"), "{error}");
+}
+
+/// Names of the checkpoints of the only partition, in order.
+fn checkpoints(place: &Path) -> Vec<String> {
+    let entries = std::fs::read_dir(place.join("rollcall/0")).into_iter().flatten();
+    let entries = entries.map(|entry| entry.expect("an entry").path());
+    let complete = entries.filter(|entry| entry.join("MANIFEST.json").exists());
+    let mut names: Vec<String> = complete
+        .map(|entry| entry.file_name().expect("a name").to_string_lossy().into_owned())
+        .collect();
+    names.sort();
+    names
+}
+
+/// A shared setting, or a data directory that was moved away.
+#[test]
+fn a_log_that_was_begun_again_keeps_its_checkpoints_and_is_restored_from_no_other() {
+    let directory = tempfile::tempdir().expect("a directory");
+    let place = directory.path().join("checkpoints");
+    let url = format!("file://{}", place.display());
+    let flags = ["--partitions", "1", "--checkpoints", &url, "--checkpoint-every", "1s"];
+    let run = |data: &str, users: u64, made: usize| {
+        let server = Server::start(&directory.path().join(data), &flags);
+        let before = checkpoints(&place);
+        for user in 1..=users {
+            server.publish(&[connect(&format!("user-{user}"), user)]);
+        }
+        wait_until("checkpoints are made", || {
+            // A checkpoint is made only of what is new.
+            server.publish(&[json!({"type": "tick"})]);
+            checkpoints(&place).iter().filter(|name| !before.contains(name)).count() >= made
+        });
+        server
+    };
+    let first = run("first", 100, 3);
+    first.terminate();
+    assert!(first.ended().success());
+    let of_first = checkpoints(&place);
+    assert_eq!(of_first.len(), 3, "{of_first:?}");
+
+    let second = run("second", 5, 2);
+    let ready = second.get("/readyz");
+    assert_eq!(ready.status, 200);
+    assert!(
+        ready.body.contains("has checkpoints of another log (3,"),
+        "{}",
+        ready.body
+    );
+    second.terminate();
+    assert!(second.ended().success());
+    let all = checkpoints(&place);
+    assert!(of_first.iter().all(|name| all.contains(name)), "{all:?}");
+
+    // Each goes on without its store, as its own log.
+    for (data, users) in [("first", 100), ("second", 5)] {
+        let data = directory.path().join(data);
+        std::fs::remove_dir_all(data.join("store")).expect("removed");
+        let server = Server::start(&data, &flags);
+        for (user, status) in [(5, "online"), (users, "online"), (users + 1, "unknown")] {
+            let found = server.get(&format!("/v1/users/user-{user}")).json();
+            match status {
+                "online" => assert_eq!(found["status"], "online", "{found}"),
+                _ => assert_ne!(found["status"], "online", "{found}"),
+            }
+        }
+        server.terminate();
+        assert!(server.ended().success());
+    }
+    // Of directories there are those of the checkpoints.
+    let directories = std::fs::read_dir(place.join("rollcall/0"))
+        .expect("a directory")
+        .count();
+    assert_eq!(directories, checkpoints(&place).len());
+}
+
+#[test]
 fn what_it_writes_is_its_users_alone() {
     use std::os::unix::fs::MetadataExt as _;
     fn modes(path: &Path, found: &mut Vec<(std::path::PathBuf, u32)>) {

@@ -142,6 +142,14 @@ fn kept(bytes: &[u8]) -> Option<(Census, Option<Input>)> {
     }
 }
 
+/// Returns what was read of the events that the store in a directory has folded; `None` if the store cannot be read, or does
+/// not say it.
+pub(in crate::engine) fn input_of(directory: &Path) -> Option<Input> {
+    let store = Store::open_to_look(directory).ok()?;
+    let meta = store.meta().ok()??;
+    kept(store.read_meta(&meta).ok()?.counts)?.1
+}
+
 /// Whether a store is further than the position that is committed.
 fn is_ahead(stands: &Position, committed: &Position) -> bool {
     (stands.next, stands.outputs) > (committed.next, committed.outputs)

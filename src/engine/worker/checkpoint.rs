@@ -33,8 +33,35 @@ impl Worker {
             PartitionHandle::Standby(_) if reach.is_exceeded_by(self.partition, &directory)? => return Ok(()),
             PartitionHandle::Standby(_) | PartitionHandle::Owned(_) => {}
         }
-        checkpointer.restore(self.partition, &directory, reach, self.tuning.store_commit_records)?;
+        let worth = self.tuning.store_commit_records;
+        checkpointer.restore(self.partition, &directory, reach, worth, &*self.dependencies.log)?;
         Ok(())
+    }
+
+    /// Gives up the checkpoint that the store is from, if an error may be its fault: it may be of another log, although
+    /// nothing in it says so. Returns whether there is another attempt to make: with the next older checkpoint, or from the
+    /// beginning of the log. Each checkpoint is given up once, so the attempts end.
+    pub(super) fn give_up_checkpoint(&self, error: &Error) -> bool {
+        let is_the_stores = error.is_the_stores() || matches!(error, Error::Unrecoverable { .. });
+        let checkpointer = self.dependencies.services.checkpointer.as_ref();
+        let Some(checkpointer) = checkpointer.filter(|_| is_the_stores) else {
+            return false;
+        };
+        let Some(next) = checkpointer.give_up(self.partition) else {
+            return false;
+        };
+        tracing::warn!(
+            partition = %self.partition, checkpoint = %next, %error,
+            "the checkpoint does not fit the log and is given up, trying an older one or the beginning of the log"
+        );
+        true
+    }
+
+    /// Notes that the state from a checkpoint has reached what is committed.
+    pub(super) fn prove_checkpoint(&self) {
+        if let Some(checkpointer) = &self.dependencies.services.checkpointer {
+            checkpointer.is_proved(self.partition);
+        }
     }
 
     /// The first is due at a different moment for each partition, so that not all come at once.
@@ -62,7 +89,7 @@ impl Worker {
             return Ok(Fact::Checkpointed(None));
         }
         let reach = Worker::reach(processor.log().events(), processor.committed())?;
-        checkpointer.take(self.partition, place, reach);
+        checkpointer.take(self.partition, place, reach, &self.dependencies.log);
         Ok(Fact::Checkpointed(Some(processor.applied())))
     }
 }
