@@ -7,6 +7,7 @@ mod lines;
 use super::interrupt::check_interrupted;
 use crate::api::answers::ChangeData;
 use crate::audit::verify::QuarantinedEvent;
+use crate::checkpoint::{Listed, Origin};
 use crate::clock::{Deadline, SystemClock};
 use crate::command::cluster::Cluster;
 use crate::command::directories;
@@ -14,7 +15,7 @@ use crate::command::log::open;
 use crate::command::progress::ReadProgress;
 use crate::command::schemas::schemas_of;
 use crate::config::SecretUrl;
-use crate::engine::rejected::decode;
+use crate::engine::{self, rejected::decode};
 use crate::log::{self, Limit, Position, Range, Reader, Record};
 use crate::presence::change::Change;
 use crate::presence::event::Event;
@@ -403,6 +404,16 @@ impl AuditSource<'_> {
                 end: Offset(u64::MAX),
             }),
         }
+    }
+
+    /// Returns of which log a checkpoint is. Of files it is not known.
+    pub fn origin(&mut self, partition: Partition, listed: &Listed) -> anyhow::Result<Origin> {
+        let AuditSource::Log { reader, .. } = self else {
+            return Ok(Origin::Unknown);
+        };
+        let range = reader.range(Topic::Events, partition)?;
+        let read = |from, limit, into: &mut Vec<_>| reader.read(Topic::Events, partition, from, limit, into);
+        Ok(engine::origin(listed.next, listed.last.as_ref(), range, read))
     }
 
     /// Refuses to go on if records from the beginning of a topic are gone.

@@ -6,7 +6,7 @@ use super::source::{AuditSource, FoundOutputs, SourceFlags, topic_of};
 use crate::audit::attested::bytes;
 use crate::audit::stored::StoredFold;
 use crate::audit::verify::{Compared, Difference, OutputRecord, Verified, Verifier};
-use crate::checkpoint::Checkpoints;
+use crate::checkpoint::{Checkpoints, Origin};
 use crate::clock::{Deadline, SystemClock};
 use crate::command::{hash_seed, table};
 use crate::log::Position;
@@ -254,7 +254,7 @@ const ATTEMPTS: usize = 10;
 /// Reads the stores that a partition's fold can be compared with.
 fn stored_folds(
     args: &Args,
-    source: &AuditSource<'_>,
+    source: &mut AuditSource<'_>,
     partition: Partition,
 ) -> anyhow::Result<Vec<(&'static str, StoredFold)>> {
     let mut folds = Vec::new();
@@ -272,7 +272,7 @@ fn stored_folds(
         }
     }
     if let Some(url) = &args.checkpoints {
-        let restored = restored(url, args.source.group(), partition)?;
+        let restored = restored(url, source, args.source.group(), partition)?;
         folds.extend(restored.map(|stored| (CHECKPOINT, stored)));
     }
     folds.retain(|(place, stored)| {
@@ -288,21 +288,37 @@ fn stored_folds(
     Ok(folds)
 }
 
-/// Restores the newest checkpoint of a partition into a directory of its own, which is removed again.
-pub(super) fn restored(url: &str, group: &str, partition: Partition) -> anyhow::Result<Option<StoredFold>> {
+/// Restores the newest checkpoint of a partition, but none of another log, into a directory of its own, which is removed again.
+pub(super) fn restored(
+    url: &str,
+    source: &mut AuditSource<'_>,
+    group: &str,
+    partition: Partition,
+) -> anyhow::Result<Option<StoredFold>> {
     let runtime = tokio::runtime::Runtime::new().context("cannot start the async runtime")?;
     let handle = runtime.handle().clone();
     // Nothing is deleted here, so no limit applies.
     let checkpoints = Checkpoints::open(url, group, usize::MAX, std::env::vars(), handle)?;
+    let listed = checkpoints.newest(partition)?;
+    // A checkpoint may be newer than what was seen of the log.
+    source.refresh()?;
     let name = format!("rollcall-audit-{}-{partition}", std::process::id());
     let directory = std::env::temp_dir().join(name);
-    let stored = checkpoints
-        .restore(partition, &directory, (Offset(u64::MAX), u64::MAX))
-        .map_err(anyhow::Error::from)
-        .and_then(|applied| match applied {
-            Some(_) => Ok(StoredFold::read(&directory, partition, hash_seed())?),
-            None => Ok(None),
-        });
+    let mut restore = || {
+        for one in &listed {
+            if source.origin(partition, one)? == Origin::OtherLog {
+                let at = checkpoints.shown(partition);
+                eprintln!(
+                    "warning: the checkpoint {} in {at} is of another log and is not used",
+                    one.name
+                );
+            } else if checkpoints.restore_one(partition, one, &directory)?.is_some() {
+                return Ok(StoredFold::read(&directory, partition, hash_seed())?);
+            }
+        }
+        Ok(None)
+    };
+    let stored = restore();
     if directory.exists() {
         std::fs::remove_dir_all(&directory).with_context(|| format!("cannot remove {}", directory.display()))?;
     }

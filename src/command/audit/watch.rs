@@ -362,7 +362,7 @@ impl Followed {
         let stored = match &args.checkpoints {
             Some(url) if args.from_checkpoint => {
                 let stored =
-                    restored(url, args.source.group(), partition)?.filter(|stored| stored.is_between_records());
+                    restored(url, events, args.source.group(), partition)?.filter(|stored| stored.is_between_records());
                 Some(stored.with_context(|| format!("there is no checkpoint of partition {partition} to begin with"))?)
             }
             Some(_) | None => None,
