@@ -226,7 +226,12 @@ fn a_partition_goes_on_from_its_beginning_where_nothing_shows_that_a_checkpoint_
     let published = checkpoints.publish(PARTITION, &copy, None, &mut |_| Origin::Unknown);
     assert_eq!(published.expect("published").applied.next, Offset(LAST.0 + 1));
 
+    // It goes on after the checkpoint, so that the fold from there finds the difference, and not the opening.
     let log = with_a_common_end(2);
+    let mut tick = Vec::new();
+    avro::encode_event(&Event::Tick, &mut tick);
+    log.append_at(PARTITION, Offset(LAST.0 + 1), 1_000_000_001_000, None, tick)
+        .expect("appended");
     let data = directory.path().join("data");
     let run = |services: Services| {
         let alone = Box::new(SingleNode::new(1));
@@ -248,12 +253,28 @@ fn a_partition_goes_on_from_its_beginning_where_nothing_shows_that_a_checkpoint_
     assert!(before.changes > 0);
     fs::remove_dir_all(data.join("store")).expect("removed");
     let waiting = directory.path().join("waiting");
-    let checkpointer = Checkpointer::start(checkpoints.clone(), 3_600_000, waiting).expect("started");
+    let checkpointer = Arc::new(Checkpointer::start(checkpoints.clone(), 3_600_000, waiting).expect("started"));
+    let fresh = directory.path().join("fresh");
+    let restores = || {
+        let range = log.range(Topic::Events, PARTITION).expect("known");
+        let reach = LogBounds {
+            start: range.start,
+            end: range.end,
+            committed: (range.end, 0),
+        };
+        checkpointer
+            .restore(PARTITION, &fresh, reach, 0, &*log)
+            .expect("it can be known");
+        fresh.exists()
+    };
+    assert!(restores(), "nothing shows that it is of another log");
+    fs::remove_dir_all(&fresh).expect("removed");
     let after = run(Services {
-        checkpointer: Some(Arc::new(checkpointer)),
+        checkpointer: Some(checkpointer.clone()),
         ..Services::default()
     });
     assert_eq!(after.error, None);
     assert!(after.changes >= before.changes);
+    assert!(!restores(), "it was given up");
     assert_eq!(checkpoints.newest(PARTITION).expect("listed").len(), 1, "it stays");
 }
