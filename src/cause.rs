@@ -29,9 +29,10 @@ pub fn innermost(error: &(dyn Error + 'static)) -> String {
 }
 
 /// Whether something answered a request, though not as was expected: then a server runs there. A connection that could not be made
-/// says nothing about that, unless it was TLS that failed.
+/// says nothing about that, unless it was TLS that failed; nor does a request that could not be made, or that got no answer in time.
 pub fn is_answered(error: &reqwest::Error) -> bool {
-    !error.is_connect() || is_of_tls(error)
+    let has_no_answer = error.is_builder() || error.is_timeout();
+    !has_no_answer && (!error.is_connect() || is_of_tls(error))
 }
 
 /// Whether an error is one of TLS: something answered, but not in TLS, or its certificate is not accepted.
