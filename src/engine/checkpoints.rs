@@ -388,7 +388,8 @@ pub fn other_log_warning(others: &[Name], location: &str) -> Option<String> {
     let newest = others.iter().map(|one| one.next).max()?;
     let count = others.len();
     Some(format!(
-        "{location} has checkpoints of another log ({count}, the newest at offset {newest}): they are neither restored nor          deleted here. Give each log a location of its own (--checkpoints), or delete them if that log is gone"
+        "{location} has checkpoints of another log ({count}, the newest at offset {newest}): they are neither restored nor deleted \
+         here. Give each log a location of its own (--checkpoints), or delete them if that log is gone"
     ))
 }
 
