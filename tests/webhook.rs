@@ -11,6 +11,7 @@ use sha2::{Digest as _, Sha256};
 use std::path::Path;
 use std::process::{Child, Command, Stdio};
 use std::thread;
+use std::time::{Duration, Instant};
 
 /// A running bridge; killed when dropped.
 struct Bridge(Child);
@@ -256,7 +257,8 @@ fn what_is_never_taken_is_in_the_dead_letters_and_the_rest_goes_on() {
 #[test]
 fn a_full_dead_letter_file_stops_the_bridge_and_the_callback_is_posted_again() {
     let directory = tempfile::tempdir().expect("a directory");
-    let server = Server::start(&directory.path().join("data"), ANYWHERE, &[], &[]);
+    // In one partition, so that the others' callbacks come after hers.
+    let server = Server::start(&directory.path().join("data"), ANYWHERE, &["--partitions", "1"], &[]);
     let receiver = Receiver::open();
     receiver.answer(|posted| match (&*posted.user, posted.version) {
         ("user-0", 2) => Answer::Status(422),
@@ -670,7 +672,7 @@ fn callbacks_are_signed_and_say_what_tencents_say() {
 /// Runs a bridge that cannot continue. Returns its error.
 fn refused(directory: &Path, engine: &str, more: &[&str]) -> String {
     let defaults = [("--to", "http://127.0.0.1:9/hook"), ("--engine", engine)];
-    let output = rollcall(&["webhook", "--log-level", "error"])
+    let mut bridge = rollcall(&["webhook", "--log-level", "error"])
         .args(
             defaults
                 .iter()
@@ -679,8 +681,20 @@ fn refused(directory: &Path, engine: &str, more: &[&str]) -> String {
         )
         .args(more)
         .current_dir(directory)
-        .output()
+        .stdout(Stdio::null())
+        .stderr(Stdio::piped())
+        .spawn()
         .expect("started");
+    let begun = Instant::now();
+    while bridge.try_wait().expect("ours").is_none() {
+        if begun.elapsed() > PATIENCE {
+            bridge.kill().expect("killed");
+            let output = bridge.wait_with_output().expect("ended");
+            panic!("it goes on: {}", String::from_utf8_lossy(&output.stderr));
+        }
+        thread::sleep(Duration::from_millis(20));
+    }
+    let output = bridge.wait_with_output().expect("ended");
     let said = String::from_utf8(output.stderr).expect("UTF-8");
     assert_eq!(output.status.code(), Some(2), "{said}");
     said

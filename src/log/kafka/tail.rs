@@ -219,6 +219,10 @@ impl RecentOutputs {
                 Err(error) => return Err(error),
             }
             let none = records.is_empty();
+            if !none {
+                // Only quiet buffers are asked about, and of those perhaps just one whose partition has no leader.
+                *locked(&self.unanswered_since_ms) = None;
+            }
             let mut buffer = locked(buffer);
             buffer.push(records);
             buffer.end = partition_reader.next().unwrap_or(from);
